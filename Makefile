@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine with Python >= 3.10 and make:
+#   make demo    environment, toy world, training, official evaluation, pictures
+#   make test    environment, test suite
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+DEMO   ?= outputs/demo
+
+.PHONY: env demo test test-all check format clean
+env: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt overrides-py313.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed, $(PYTHON) is $$($(PYTHON) -V); try: make env PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV) || \
+		{ $(PYTHON) -m pip install --user uv && $(PYTHON) -m uv venv --seed --clear $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt \
+		$$($(BIN)/python -c 'import sys; print("--overrides overrides-py313.txt" if sys.version_info >= (3, 13) else "")') \
+		--editable '.[test,dev]'
+	@touch $@
+
+test: env
+	$(BIN)/python -m pytest -n 2
+
+test-all: env
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+check: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) outputs

@@ -1,0 +1,1 @@
+"""Multi-camera 3D detection: cameras, metric boxes and nuScenes on the detr2d core."""
