@@ -24,14 +24,25 @@ class Criterion(Protocol):
         """Weighted scalar losses; their sum is trained."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation says: headline ``metrics`` by name, and ``table`` for people to read."""
+
+    metrics: dict[str, float]
+    table: str
+
+
 class Evaluator(Protocol):
-    """Collects detections of an evaluation set and judges them with the official code."""
+    """Judges detections of an evaluation set with the official code."""
 
-    def add(self, batch: Any, detections: list[Detections]) -> None:
-        """Take the detections of one batch, one entry per image or scene."""
+    def format(self, batch: Any, detections: list[Detections]) -> dict[str, Any]:
+        """Picklable results of one batch by sample token, in the official result format.
 
-    def summarize(self) -> dict[str, float]:
-        """Write the result files, run the official evaluation, return its headline numbers."""
+        Pure: the engine calls it on every process and merges the dictionaries by token.
+        """
+
+    def summarize(self, results: dict[str, Any]) -> Report:
+        """Write the result files and run the official evaluation on exactly these samples."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,12 +101,14 @@ class Predictions(Batch):
 
     logits (L, B, Q, K), before sigmoid or softmax; codes (L, B, Q, D) in the codec's code space;
     references (L + 1, B, Q, 2 or 3): the reference point that entered each layer and the one that
-    left the last, normalised to [0, 1].
+    left the last, normalised to [0, 1]; sampling_points (L, B, Q, P, 2 or 3): where each layer
+    looked, in the same unit. Both are for eyes only: detached, and None where a system has none.
     """
 
     logits: Tensor
     codes: Tensor
     references: Tensor | None = None
+    sampling_points: Tensor | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
