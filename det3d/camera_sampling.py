@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from det3d.cameras import CameraRig
 from det3d.geometry import Region, transform_points
 from detr2d.decoder import inverse_sigmoid
-from detr2d.structures import Batch
+from detr2d.structures import Batch, at_least_float32
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def sample_features(features: CameraFeatures, pixels: Tensor) -> Tensor:
     grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
     grid = grid.clamp(-2, 2).flatten(0, 1).unsqueeze(1)  # (B V, 1, N, 2)
     levels = [
-        F.grid_sample(level.flatten(0, 1).float(), grid, align_corners=False).squeeze(2)
+        F.grid_sample(level.flatten(0, 1).to(grid), grid, align_corners=False).squeeze(2)
         for level in features.maps
     ]
     sampled = torch.stack(levels, dim=1)  # (B V, levels, C, N)
@@ -82,9 +82,9 @@ class IndexedCameraSampling(nn.Module):
                 f"these weights are tied to {self.num_cameras} cameras in a fixed order, the rig "
                 f"has {memory.rig.num_cameras}; use rig-free sampling for other rigs"
             )
-        projection = memory.rig.project(self.region.to_metres(reference.float()))
+        projection = memory.rig.project(self.region.to_metres(at_least_float32(reference)))
         sampled = sample_features(memory, projection.pixels)  # (B, V, Q, levels, C)
-        weights = self.weights(query + query_pos).float().sigmoid()
+        weights = at_least_float32(self.weights(query + query_pos)).sigmoid()
         weights = weights.unflatten(-1, (self.num_cameras, -1)) * projection.visible.transpose(
             1, 2
         ).unsqueeze(-1)  # (B, Q, V, levels)
@@ -124,7 +124,6 @@ class RigFreeCameraSampling(nn.Module):
         self.weights = nn.Linear(channels, heads * num_levels * num_points)
         self.geometry = nn.Sequential(nn.Linear(4, channels), nn.ReLU(inplace=True))
         self.geometry_weights = nn.Linear(channels, heads * num_levels * num_points)
-        self.value = nn.Conv2d(channels, channels, 1)
         self.output = nn.Linear(2 * channels, channels)
         self.dropout = nn.Dropout(dropout)
         self.position = _position_embedding(channels)
@@ -140,8 +139,10 @@ class RigFreeCameraSampling(nn.Module):
         """Update (B, Q, C) and the sampled points (B, Q, heads * points, 3) in the unit cube."""
         split = (self.heads, self.num_points)
         state = query + query_pos
-        centre = self.region.to_metres(reference.float())  # (B, Q, 3)
-        offsets = self.reach * self.offsets(state).float().tanh().unflatten(-1, (*split, 3))
+        centre = self.region.to_metres(at_least_float32(reference))  # (B, Q, 3)
+        offsets = self.reach * at_least_float32(self.offsets(state)).tanh().unflatten(
+            -1, (*split, 3)
+        )
         points = centre[:, :, None, None] + offsets  # (B, Q, heads, points, 3)
         projection = memory.rig.project(points.flatten(1, 3))
         pixels = projection.pixels.unflatten(2, points.shape[1:4])
@@ -149,7 +150,9 @@ class RigFreeCameraSampling(nn.Module):
 
         geometry = self.geometry(_camera_view(memory.rig, centre))  # (B, V, Q, C)
         logits = self.weights(state).unsqueeze(1) + self.geometry_weights(geometry)
-        logits = logits.float().unflatten(-1, (self.heads, self.num_levels, self.num_points))
+        logits = at_least_float32(logits).unflatten(
+            -1, (self.heads, self.num_levels, self.num_points)
+        )
         weights = _softmax_over_visible(logits, visible.unsqueeze(-2))
 
         gathered = self._gather(memory, pixels, weights)  # (B, Q, C)
@@ -166,8 +169,7 @@ class RigFreeCameraSampling(nn.Module):
         grid = grid.clamp(-2, 2).permute(0, 1, 3, 2, 4, 5).flatten(0, 2)  # (B V heads, Q, P, 2)
         total: Tensor | float = 0.0
         for level, features in enumerate(memory.maps):
-            values = self.value(features.flatten(0, 1)).float()
-            values = values.unflatten(1, (self.heads, -1)).flatten(0, 1)
+            values = features.to(grid).unflatten(2, (self.heads, -1)).flatten(0, 2)
             sampled = F.grid_sample(values, grid, align_corners=False)
             sampled = sampled.unflatten(0, (*pixels.shape[:2], self.heads))
             total = total + torch.einsum("bvhcqp,bvqhp->bqhc", sampled, weights[..., level, :])
