@@ -7,45 +7,14 @@ by their geometry only, so their number and order are data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from det3d.camera_gather import CameraFeatures, gather
 from det3d.cameras import CameraRig
 from det3d.geometry import Region, transform_points
 from detr2d.decoder import inverse_sigmoid
-from detr2d.structures import Batch, at_least_float32
-
-
-@dataclass(frozen=True)
-class CameraFeatures(Batch):
-    """What the decoder looks at: feature maps of all cameras and the rig that took them.
-
-    maps: finest first, each (B, V, C, H_i, W_i), covering a canvas of ``canvas`` = (height, width)
-    pixels; rig: calibration in pixels of that canvas.
-    """
-
-    maps: tuple[Tensor, ...]
-    rig: CameraRig
-    canvas: tuple[int, int]
-
-
-def sample_features(features: CameraFeatures, pixels: Tensor) -> Tensor:
-    """Bilinear features at pixels (B, V, N, 2) of every camera and level: (B, V, N, levels, C).
-
-    Zero outside the canvas. Points behind a camera give meaningless but finite values.
-    """
-    height, width = features.canvas
-    grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
-    grid = grid.clamp(-2, 2).flatten(0, 1).unsqueeze(1)  # (B V, 1, N, 2)
-    levels = [
-        F.grid_sample(level.flatten(0, 1).to(grid), grid, align_corners=False).squeeze(2)
-        for level in features.maps
-    ]
-    sampled = torch.stack(levels, dim=1)  # (B V, levels, C, N)
-    return sampled.permute(0, 3, 1, 2).unflatten(0, pixels.shape[:2])
+from detr2d.structures import at_least_float32
 
 
 class IndexedCameraSampling(nn.Module):
@@ -83,12 +52,13 @@ class IndexedCameraSampling(nn.Module):
                 f"has {memory.rig.num_cameras}; use rig-free sampling for other rigs"
             )
         projection = memory.rig.project(self.region.to_metres(at_least_float32(reference)))
-        sampled = sample_features(memory, projection.pixels)  # (B, V, Q, levels, C)
         weights = at_least_float32(self.weights(query + query_pos)).sigmoid()
-        weights = weights.unflatten(-1, (self.num_cameras, -1)) * projection.visible.transpose(
-            1, 2
-        ).unsqueeze(-1)  # (B, Q, V, levels)
-        gathered = torch.einsum("bqvl,bvqlc->bqc", weights, sampled)
+        weights = weights.unflatten(-1, (self.num_cameras, 1, -1, 1)).transpose(1, 2)
+        pixels, visible = (
+            projection.pixels[:, :, :, None, None],
+            projection.visible[..., None, None],
+        )
+        gathered = gather(memory, pixels, weights, visible)
         update = self.dropout(self.output(gathered)) + self.position(inverse_sigmoid(reference))
         return update, reference.detach().unsqueeze(2)
 
@@ -155,25 +125,12 @@ class RigFreeCameraSampling(nn.Module):
         )
         weights = _softmax_over_visible(logits, visible.unsqueeze(-2))
 
-        gathered = self._gather(memory, pixels, weights)  # (B, Q, C)
+        gathered = gather(memory, pixels, weights, visible)  # (B, Q, C)
         seen = weights.sum((-1, -2, -3)).unsqueeze(-1) / self.heads  # (B, V, Q, 1)
         viewpoint = (seen * geometry).sum(1)
         update = self.dropout(self.output(torch.cat([gathered, viewpoint], dim=-1)))
         update = update + self.position(inverse_sigmoid(reference))
         return update, self.region.to_unit(points.detach().flatten(2, 3))
-
-    def _gather(self, memory: CameraFeatures, pixels: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of the sampled values over cameras, levels and points: (B, Q, C)."""
-        height, width = memory.canvas
-        grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
-        grid = grid.clamp(-2, 2).permute(0, 1, 3, 2, 4, 5).flatten(0, 2)  # (B V heads, Q, P, 2)
-        total: Tensor | float = 0.0
-        for level, features in enumerate(memory.maps):
-            values = features.to(grid).unflatten(2, (self.heads, -1)).flatten(0, 2)
-            sampled = F.grid_sample(values, grid, align_corners=False)
-            sampled = sampled.unflatten(0, (*pixels.shape[:2], self.heads))
-            total = total + torch.einsum("bvhcqp,bvqhp->bqhc", sampled, weights[..., level, :])
-        return torch.as_tensor(total).flatten(2)
 
 
 def _position_embedding(channels: int) -> nn.Sequential:

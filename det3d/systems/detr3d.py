@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from det3d.boxes import MetricBox3D
-from det3d.camera_sampling import CameraFeatures, IndexedCameraSampling, RigFreeCameraSampling
+from det3d.camera_gather import CameraFeatures, camera_features
+from det3d.camera_sampling import IndexedCameraSampling, RigFreeCameraSampling
 from det3d.geometry import Region
 from det3d.structures import SceneBatch
 from detr2d.backbones.necks import FPN
@@ -81,10 +82,8 @@ class DETR3D(nn.Module):
         images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         images = self.normalize(images, batch.rig.image_sizes.flatten(0, 1))
         pyramid: FeaturePyramid = self.neck(self.backbone(images))
-        lead = batch.images.shape[:2]
-        maps = tuple(at_least_float32(level).contiguous().unflatten(0, lead) for level in pyramid)
         height, width = batch.images.shape[-2:]
-        return CameraFeatures(maps, batch.rig, (height, width))
+        return camera_features(pyramid.maps, batch.rig, (height, width))
 
 
 def ring_anchors(count: int, region: Region, height: float = -1.0) -> Tensor:

@@ -61,7 +61,7 @@ def test_perfect_boxes_cost_no_l1_and_unmatched_queries_train_only_the_classes()
     logits = torch.full((1, 1, 7, 4), -2.0)
     logits[0, 0, range(3), targets[0].labels] = 2.0
     losses = make_criterion()(Predictions(logits.requires_grad_(), codes), targets)
-    assert float(losses["l1"]) == pytest.approx(0, abs=1e-6)
+    assert losses["l1"].item() == pytest.approx(0, abs=1e-6)
     sum(losses.values()).backward()
     assert codes.grad[0, 0, 3:].abs().max() == 0
 
@@ -86,7 +86,7 @@ def test_images_without_objects_and_with_too_many_work(counts: tuple[int, int]) 
     total.backward()
     assert torch.isfinite(total) and torch.isfinite(predictions.codes.grad).all()
     if counts == (0, 0):
-        assert float(losses["l1"]) == 0 and float(losses["class"]) > 0
+        assert losses["l1"].item() == 0 and losses["class"].item() > 0
 
 
 def test_loss_is_per_object() -> None:
