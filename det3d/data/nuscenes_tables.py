@@ -247,17 +247,15 @@ def join_objects(
     kept = read_table(tables / "sample_annotation.json", keep)
     columns = list(zip(*kept, strict=True)) if kept else [()] * 7
     own = {token: i for i, token in enumerate(columns[0])}
-    index = np.arange(len(kept))
     own[""] = -1  # no neighbour
     before, after = (
-        np.array([find(own, token, "sample_annotation", "a neighbour") for token in column])
+        np.array([find(own, t, "sample_annotation", "a neighbour") for t in column], dtype=np.int64)
         for column in columns[1:3]
     )
-    before, after = np.where(before < 0, index, before), np.where(after < 0, index, after)
     sample = np.array(columns[3], dtype=np.int64)
     numbers = np.array(columns[6], dtype=np.float64).reshape(-1, 10)
     times = np.array([time for _, _, time in samples], dtype=np.int64)[sample]
-    velocity = velocities(numbers[:, :2], times, before, after, index)
+    velocity = velocities(numbers[:, :2], times, before, after)
     order = np.argsort(sample, kind="stable")
     boxes = boxes_in_ref(numbers, velocity, sample, sensors)
     counts = np.bincount(sample, minlength=len(samples))
@@ -269,15 +267,17 @@ def join_objects(
     }
 
 
-def velocities(centres: Array, times: Array, before: Array, after: Array, index: Array) -> Array:
+def velocities(centres: Array, times: Array, before: Array, after: Array) -> Array:
     """Velocities (A, 2) in m/s by the devkit's ``box_velocity``.
 
     The difference between the previous and the next annotation of the instance, or the own one
     where there is no neighbour; unknown (NaN) for a single annotation and for gaps of more than
     1.5 s a side. ``centres`` (A, 2) in metres, ``times`` (A,) in microseconds, ``before`` and
-    ``after`` (A,): rows of the neighbours, the own row where there is none.
+    ``after`` (A,): rows of the neighbours, -1 where there is none.
     """
-    sides = (before != index).astype(int) + (after != index)
+    own = np.arange(len(times))
+    sides = (before >= 0).astype(int) + (after >= 0)
+    before, after = np.where(before < 0, own, before), np.where(after < 0, own, after)
     # Seconds are formed before subtracting, as the devkit does: its rounding decides at the limit.
     elapsed = 1e-6 * times[after] - 1e-6 * times[before]
     known = (sides > 0) & (elapsed <= MAX_TIME_DIFFERENCE * np.maximum(sides, 1))
