@@ -153,9 +153,7 @@ def test_scaling_the_world_scales_depth_and_sizes() -> None:
     changed = WorldScale(1.25, 1.25)(scene, generator())
     before, after = scene.targets[0].boxes, changed.targets[0].boxes
     torch.testing.assert_close(after[:, :6], 1.25 * before[:, :6])
-    depths = [
-        s.rig.project(s.targets[0].boxes[:, :3].unsqueeze(0)).depth for s in (scene, changed)
-    ]
+    depths = [s.rig.project(s.targets[0].boxes[:, :3].unsqueeze(0)).depth for s in (scene, changed)]
     torch.testing.assert_close(depths[1], 1.25 * depths[0])
 
 
