@@ -65,11 +65,11 @@ class MetricBox3D:
     point refines the leading entries in 2D and 3D alike (the released code writes
     x, y, log w, log l, z, log h, ...). Centre in metres; cost and loss are L1 over mixed metres and
     logarithms, as released: the cost over the first 8 entries (velocity left out), the loss over
-    all, weighted by ``weights`` (10,). Velocity entries whose target is NaN add nothing to the loss.
+    all, weighted by ``weights`` (10,). Velocity entries whose target is NaN add nothing to it.
     """
 
     code_size = 10
-    terms = ("l1",)
+    terms: tuple[str, ...] = ("l1",)
 
     def __init__(self, weights: tuple[float, ...] = (1, 1, 1, 1, 1, 1, 1, 1, 0.2, 0.2)) -> None:
         if len(weights) != self.code_size:
@@ -95,4 +95,5 @@ class MetricBox3D:
         """``l1``: weighted sum of absolute differences of all entries, (M,)."""
         known = torch.isfinite(targets)
         difference = (codes.float() - targets.where(known, codes).float()).abs()
-        return {"l1": difference @ difference.new_tensor(self.weights)}
+        # Not a matrix product: autocast would round it to bfloat16.
+        return {"l1": (difference * difference.new_tensor(self.weights)).sum(-1)}

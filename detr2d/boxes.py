@@ -24,7 +24,7 @@ class BoxCodec(Protocol):
         """Boxes (..., D_box) of codes (..., D)."""
 
     def costs(self, codes: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Matching costs by term: codes (..., Q, D) against target codes (..., T, D): (..., Q, T)."""
+        """Matching costs by term: codes (..., Q, D) against targets' (..., T, D): (..., Q, T)."""
 
     def losses(self, codes: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Losses by term of matched pairs: codes (M, D) against target codes (M, D): (M,)."""
