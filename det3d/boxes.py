@@ -69,7 +69,7 @@ class MetricBox3D:
     """
 
     code_size = 10
-    terms = ("l1",)
+    terms: tuple[str, ...] = ("l1",)
 
     def __init__(self, weights: tuple[float, ...] = (1, 1, 1, 1, 1, 1, 1, 1, 0.2, 0.2)) -> None:
         if len(weights) != self.code_size:

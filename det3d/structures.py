@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from det3d.cameras import CameraRig, concatenate_rigs
@@ -51,10 +50,3 @@ def concatenate_scenes(scenes: Sequence[SceneBatch]) -> SceneBatch:
         tokens=tuple(token for scene in scenes for token in scene.tokens),
         targets=tuple(t for group in with_targets for t in group) if with_targets else None,
     )
-
-
-def valid_pixels(image_sizes: Tensor, height: int, width: int) -> Tensor:
-    """Mask (..., H, W) that is True inside each image's valid area (..., 2): (height, width)."""
-    rows = torch.arange(height, device=image_sizes.device) < image_sizes[..., :1]
-    columns = torch.arange(width, device=image_sizes.device) < image_sizes[..., 1:]
-    return rows.unsqueeze(-1) & columns.unsqueeze(-2)

@@ -2,15 +2,23 @@
 
 A config file is Python that binds ``experiment`` to an ``Experiment``; there is no registry and no
 string that names a class. ``parse_experiment`` reads such a file and applies the command line to
-it; the resolved value is saved as JSON beside every checkpoint.
+it; the resolved value is saved as JSON beside every checkpoint, to be read and compared, never
+executed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import io
+import runpy
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
+import tyro
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -128,6 +136,21 @@ class TrainConfig:
     threads: int = 0
     """CPU threads of torch per process; 0 leaves torch's own choice."""
 
+    def __post_init__(self) -> None:
+        counts = ("epochs", "batch_size", "accumulate", "log_every")
+        for name in (*counts, "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup_steps", "clip_norm", "weight_decay", "workers", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if self.step_epochs and self.schedule != "step":
+            raise ValueError(f"train.step_epochs needs train.schedule step, got {self.schedule}")
+        if self.schedule == "step" and not self.step_epochs:
+            raise ValueError("train.schedule step needs train.step_epochs, such as 16 22")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -138,3 +161,150 @@ class Experiment:
     train: TrainConfig = TrainConfig()
     work_dir: Path = Path("outputs/run")
     """Where logs, checkpoints, results and the data index go."""
+
+
+class UserError(Exception):
+    """A mistake that its message explains completely: tools show it as one line."""
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn errors that reading configs, data and checkpoints can raise into ``UserError``."""
+    try:
+        yield
+    except KeyError as error:  # its str() is the repr of the key
+        raise UserError(str(error.args[0]) if error.args else repr(error)) from error
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Around a tool's main: a ``UserError`` becomes one line on stderr and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Execute the Python file ``path`` and return what it binds to ``experiment``.
+
+    Raises UserError if the file is missing, fails, or binds no complete ``Experiment``.
+    """
+    if not path.is_file():
+        raise UserError(f"config {path} does not exist: expected a Python file")
+    try:
+        found = runpy.run_path(str(path))
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{frame.filename}, line {getattr(error, 'lineno', None) or frame.lineno}"
+        raise UserError(
+            f"config {path} fails: {type(error).__name__}: {error} ({place})"
+        ) from error
+    experiment = found.get("experiment")
+    if not isinstance(experiment, Experiment):
+        came = f"experiment = {experiment!r}" if "experiment" in found else "no such name"
+        raise UserError(f"config {path} must bind experiment = Experiment(...), found {came}")
+    for name, kind in (("system", SystemConfig), ("data", DataConfig), ("train", TrainConfig)):
+        if not isinstance(getattr(experiment, name), kind):
+            came = type(getattr(experiment, name)).__name__
+            raise UserError(f"config {path}: {name} must be a {kind.__name__}, got {came}")
+    return experiment
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A tool without options of its own."""
+
+
+def parse_experiment(argv: Sequence[str], description: str = "") -> Experiment:
+    """Experiment of a command line ``CONFIG [--train.lr 1e-4 ...]`` (without the program name)."""
+    return parse_command(argv, NoOptions(), description)[0]
+
+
+def parse_command(argv: Sequence[str], options: T, description: str = "") -> tuple[Experiment, T]:
+    """Experiment and a tool's own options from ``CONFIG [settings and options]``.
+
+    ``options`` is a dataclass of defaults (``tyro.MISSING`` where a value is required); its fields
+    stand beside the experiment's. ``--help`` prints every setting with the value of the config.
+    Raises UserError with one line that names the wrong setting and what was expected.
+    """
+    program = Path(sys.argv[0]).name
+    if not argv or argv[0].startswith("-"):
+        if argv and argv[0] in ("-h", "--help"):
+            print(f"usage: {program} CONFIG [OPTIONS]; {program} CONFIG --help shows the settings")
+            print(f"\n{description}")
+            sys.exit(0)
+        came = f"got {argv[0]} first" if argv else "got nothing"
+        raise UserError(f"expected {program} CONFIG [OPTIONS], {came}")
+    experiment = load_experiment(Path(argv[0]))
+    kinds = (_unprefixed(Experiment), _unprefixed(type(options)))
+    both: Any = tuple.__class_getitem__(kinds)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                both,
+                prog=f"{program} {argv[0]}",
+                description=description,
+                default=(experiment, options),
+                args=list(argv[1:]),
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_first_sentence(said.getvalue())) from None
+
+
+def _unprefixed(kind: Any) -> Any:
+    """``kind`` with fields that stand on the command line under their own names."""
+    return Annotated[kind, tyro.conf.arg(name="")]
+
+
+def _first_sentence(box: str) -> str:
+    """What a framed error message of tyro says and suggests, on one line."""
+    lines = [line.strip(" │╭╮╰╯").rstrip() for line in box.splitlines()]
+    parts: list[list[str]] = [[]]
+    for line in lines[1:]:
+        if line and not line.strip("─"):
+            parts.append([])
+        elif line:
+            parts[-1].append(line)
+    hint = next((part for part in parts if part[:1] == ["Perhaps you meant:"]), [])
+    message = " ".join(parts[0]) or " ".join(box.split())
+    return message + (f"; perhaps you meant {hint[1]}" if len(hint) > 1 else "")
+
+
+def to_json(value: Any) -> Any:
+    """``value`` as plain JSON types; a dataclass becomes an object that starts with its class."""
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        return {"class": kind, **{f.name: to_json(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def describe_difference(saved: Any, now: Any, name: str = "") -> list[str]:
+    """Settings that differ between two results of ``to_json``, one "key: saved x, now y" each."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        return [
+            line
+            for key in dict.fromkeys([*saved, *now])
+            for line in describe_difference(
+                saved.get(key, "not set"), now.get(key, "not set"), f"{name}.{key}".lstrip(".")
+            )
+        ]
+    return [] if saved == now else [f"{name}: saved {saved}, now {now}"]

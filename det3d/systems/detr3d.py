@@ -1,0 +1,195 @@
+"""DETR3D: 3D object detection from multi-view images via 3D-to-2D queries.
+
+Wang et al., CoRL 2021. Queries carry a 3D reference point; every decoder layer projects it into the
+cameras, samples image features there, and refines it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from det3d.boxes import MetricBox3D
+from det3d.camera_gather import CameraFeatures, camera_features
+from det3d.camera_sampling import IndexedCameraSampling, RigFreeCameraSampling
+from det3d.geometry import Region
+from det3d.structures import SceneBatch
+from detr2d.backbones.necks import FPN
+from detr2d.backbones.resnet import ResNetConfig
+from detr2d.config import SystemConfig
+from detr2d.criterion import SetCriterion
+from detr2d.decoder import DecoderLayer, box_head, class_head, refine
+from detr2d.images import NormalizeImages
+from detr2d.losses import FocalClasses
+from detr2d.postprocess import top_detections
+from detr2d.queries import AnchorQueries, LearnedQueries
+from detr2d.structures import Detections, FeaturePyramid, Predictions, at_least_float32
+
+
+class DETR3D(nn.Module):
+    """Backbone, neck, and a decoder whose cross-attention projects references into cameras."""
+
+    def __init__(
+        self,
+        *,
+        normalize: NormalizeImages,
+        backbone: nn.Module,
+        neck: nn.Module,
+        queries: LearnedQueries | AnchorQueries,
+        decoder: list[DecoderLayer],
+        class_heads: list[nn.Module],
+        box_heads: list[nn.Module],
+        region: Region,
+    ) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.backbone = backbone
+        self.neck = neck
+        self.queries = queries
+        self.decoder = nn.ModuleList(decoder)
+        self.class_heads = nn.ModuleList(class_heads)
+        self.box_heads = nn.ModuleList(box_heads)
+        self.region = region
+
+    def forward(self, batch: SceneBatch) -> Predictions:
+        """Predictions of all layers; codes as ``MetricBox3D`` has them, centres in metres."""
+        memory = self.look(batch)
+        query, reference = self.queries(len(batch))
+        logits, codes, references, sampling_points = [], [], [reference], []
+        heads = zip(self.decoder, self.class_heads, self.box_heads, strict=True)
+        for layer, classify, regress in heads:
+            query_pos = self.queries.positions(reference)
+            query, points = layer(query, query_pos, reference, memory)
+            code = refine(at_least_float32(regress(query)), reference)
+            centre = code[..., :3].sigmoid()
+            logits.append(classify(query))
+            codes.append(torch.cat([self.region.to_metres(centre), code[..., 3:]], dim=-1))
+            reference = centre.detach()
+            references.append(reference)
+            sampling_points.append(points)
+        return Predictions(
+            torch.stack(logits),
+            torch.stack(codes),
+            torch.stack(references).detach(),
+            torch.stack(sampling_points),
+        )
+
+    def look(self, batch: SceneBatch) -> CameraFeatures:
+        """Image features of all cameras, absent ones included (their content never counts)."""
+        images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        images = self.normalize(images, batch.rig.image_sizes.flatten(0, 1))
+        pyramid: FeaturePyramid = self.neck(self.backbone(images))
+        height, width = batch.images.shape[-2:]
+        return camera_features(pyramid.maps, batch.rig, (height, width))
+
+
+def ring_anchors(count: int, region: Region, height: float = -1.0) -> Tensor:
+    """Anchors (count, 3) in the unit cube, on the ground around the origin, denser nearby.
+
+    A sunflower spiral whose density falls with the distance. ``height`` is in metres above the ref
+    frame's origin.
+    """
+    index = torch.arange(count) + 0.5
+    radius = (index / count) ** 0.75 * min(region.upper[0], region.upper[1])
+    angle = index * torch.pi * (3 - 5**0.5)
+    metres = torch.stack(
+        [radius * angle.cos(), radius * angle.sin(), torch.full_like(radius, height)], dim=-1
+    )
+    return region.to_unit(metres).clamp(0.01, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DETR3DConfig(SystemConfig):
+    """Settings of DETR3D; the defaults are the paper's."""
+
+    backbone: ResNetConfig = field(default_factory=lambda: ResNetConfig(depth=101))
+    """Image backbone."""
+    extra_levels: int = 1
+    """Stride-2 levels that the neck adds to the backbone's stages."""
+    channels: int = 256
+    """Width of features and queries."""
+    num_queries: int = 900
+    """Objects that can be found in one scene."""
+    num_layers: int = 6
+    """Decoder layers."""
+    heads: int = 8
+    """Attention heads, of self-attention and rig-free sampling."""
+    hidden: int = 512
+    """Width of the feed-forward blocks."""
+    dropout: float = 0.1
+    """Dropout in the decoder."""
+    rig: Literal["indexed", "free"] = "indexed"
+    """The paper's weights per camera index, or weights by geometry that fit any rig."""
+    num_cameras: int = 6
+    """Cameras that indexed weights are made for; rig-free sampling ignores it."""
+    num_points: int = 4
+    """Points per head of rig-free sampling; indexed sampling always has one."""
+    region: Region = field(default_factory=Region)
+    """Where objects can be, in the ref frame."""
+    num_detections: int = 300
+    """Detections kept per scene."""
+
+    def build(self, classes: tuple[str, ...]) -> DETR3D:
+        """Build the model with random weights."""
+        backbone = self.backbone.build()
+        neck = FPN(backbone.out_channels, self.channels, self.extra_levels)
+        return DETR3D(
+            normalize=NormalizeImages(),
+            backbone=backbone,
+            neck=neck,
+            queries=self._build_queries(),
+            decoder=[
+                DecoderLayer(
+                    self._build_sampling(neck.num_levels),
+                    channels=self.channels,
+                    heads=self.heads,
+                    hidden=self.hidden,
+                    dropout=self.dropout,
+                )
+                for _ in range(self.num_layers)
+            ],
+            class_heads=[class_head(self.channels, len(classes)) for _ in range(self.num_layers)],
+            box_heads=[
+                box_head(self.channels, MetricBox3D.code_size) for _ in range(self.num_layers)
+            ],
+            region=self.region,
+        )
+
+    def _build_queries(self) -> LearnedQueries | AnchorQueries:
+        if self.rig == "indexed":
+            return LearnedQueries(self.num_queries, self.channels, 3)
+        return AnchorQueries(ring_anchors(self.num_queries, self.region), self.channels)
+
+    def _build_sampling(self, num_levels: int) -> nn.Module:
+        if self.rig == "indexed":
+            return IndexedCameraSampling(
+                self.region,
+                channels=self.channels,
+                num_cameras=self.num_cameras,
+                num_levels=num_levels,
+                dropout=self.dropout,
+            )
+        return RigFreeCameraSampling(
+            self.region,
+            channels=self.channels,
+            heads=self.heads,
+            num_levels=num_levels,
+            num_points=self.num_points,
+            dropout=self.dropout,
+        )
+
+    def build_criterion(self, classes: tuple[str, ...]) -> SetCriterion:
+        """Focal and L1 with the paper's weights."""
+        return SetCriterion(
+            classes=FocalClasses(),
+            codec=MetricBox3D(),
+            cost={"class": 2.0, "l1": 0.25},
+            loss={"class": 2.0, "l1": 0.25},
+        )
+
+    def postprocess(self, predictions: Predictions) -> list[Detections]:
+        """The best (query, class) pairs of the last layer, without suppression."""
+        return top_detections(predictions, MetricBox3D(), self.num_detections)

@@ -1,0 +1,42 @@
+"""Necks: from the backbone's stages to maps of one width."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
+
+from detr2d.structures import FeaturePyramid
+
+
+class StridedLevels(ExtraFPNBlock):
+    """Coarser levels by stride-2 3 x 3 convolutions of the last output (mmdet: "on_output")."""
+
+    def __init__(self, channels: int, count: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(count)
+        )
+
+    def forward(
+        self, results: list[Tensor], x: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        """Append the coarser maps to ``results`` and their names to ``names``."""
+        for conv in self.convs:
+            results = [*results, conv(results[-1])]
+            names = [*names, f"extra{len(names)}"]
+        return results, names
+
+
+class FPN(nn.Module):
+    """Feature pyramid network (Lin et al., CVPR 2017) plus ``extra_levels`` coarser maps."""
+
+    def __init__(self, in_channels: tuple[int, ...], channels: int, extra_levels: int = 0) -> None:
+        super().__init__()
+        extra = StridedLevels(channels, extra_levels) if extra_levels else None
+        self.pyramid = FeaturePyramidNetwork(list(in_channels), channels, extra)
+        self.num_levels = len(in_channels) + extra_levels
+
+    def forward(self, features: FeaturePyramid) -> FeaturePyramid:
+        """Maps (N, C, H_i, W_i) of one width C, finest first."""
+        named = {str(level): feature for level, feature in enumerate(features)}
+        return FeaturePyramid(tuple(self.pyramid(named).values()))

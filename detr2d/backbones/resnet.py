@@ -1,0 +1,106 @@
+"""Residual networks with torchvision's structure and key names, any depth and width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
+
+from detr2d.structures import FeaturePyramid
+
+NormLayer = Callable[[int], nn.Module]
+
+BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
+    10: (BasicBlock, (1, 1, 1, 1)),
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """ResNet (He et al., CVPR 2016) that returns the outputs of chosen stages.
+
+    ``widths`` are the base widths of the four stages at strides 4, 8, 16, 32 (64, 128, 256, 512 in
+    the paper); with bottleneck blocks the outputs have four times as many channels. The stride sits
+    on the 3 x 3 convolution of a bottleneck, as in torchvision. ``out_stages`` counts from 1.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        widths: tuple[int, int, int, int] = (64, 128, 256, 512),
+        out_stages: tuple[int, ...] = (1, 2, 3, 4),
+        norm: NormLayer = FrozenBatchNorm2d,
+    ) -> None:
+        super().__init__()
+        if depth not in BLOCKS:
+            raise ValueError(f"ResNet depth must be one of {sorted(BLOCKS)}, got {depth}")
+        block, repeats = BLOCKS[depth]
+        self.out_stages = tuple(out_stages)
+        self.out_channels = tuple(widths[stage - 1] * block.expansion for stage in out_stages)
+        self.conv1 = nn.Conv2d(3, widths[0], 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(widths[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        channels = widths[0]
+        for stage, (width, repeat) in enumerate(zip(widths, repeats, strict=True), start=1):
+            stride = 1 if stage == 1 else 2
+            self.add_module(f"layer{stage}", _stage(block, channels, width, repeat, stride, norm))
+            channels = width * block.expansion
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> FeaturePyramid:
+        """Features (N, C_s, H / stride, W / stride) of the chosen stages of images (N, 3, H, W)."""
+        features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        outputs = []
+        for stage in range(1, max(self.out_stages) + 1):
+            features = self.get_submodule(f"layer{stage}")(features)
+            if stage in self.out_stages:
+                outputs.append(features)
+        return FeaturePyramid(tuple(outputs))
+
+
+def _stage(
+    block: type[BasicBlock | Bottleneck],
+    channels: int,
+    width: int,
+    repeat: int,
+    stride: int,
+    norm: NormLayer,
+) -> nn.Sequential:
+    out_channels = width * block.expansion
+    shortcut = None
+    if stride != 1 or channels != out_channels:
+        projection = nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False)
+        shortcut = nn.Sequential(projection, norm(out_channels))
+    blocks = [block(channels, width, stride, shortcut, norm_layer=norm)]
+    blocks += [block(out_channels, width, norm_layer=norm) for _ in range(repeat - 1)]
+    return nn.Sequential(*blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """Settings of a ``ResNet``."""
+
+    depth: Literal[10, 18, 34, 50, 101] = 50
+    """Number of layers: 10, 18 and 34 have basic blocks, 50 and 101 bottlenecks."""
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    """Base widths of the four stages."""
+    out_stages: tuple[int, ...] = (2, 3, 4)
+    """Stages that are handed on, from 1 (stride 4) to 4 (stride 32)."""
+    norm: Literal["frozen", "batch"] = "frozen"
+    """Batch norm with frozen statistics and scale (pretrained), or trained (from scratch)."""
+
+    def build(self) -> ResNet:
+        """Build the backbone with random weights."""
+        norm = FrozenBatchNorm2d if self.norm == "frozen" else nn.BatchNorm2d
+        return ResNet(self.depth, widths=self.widths, out_stages=self.out_stages, norm=norm)

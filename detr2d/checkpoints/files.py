@@ -1,0 +1,161 @@
+"""Files of a run: training states to continue from and exported weights to use.
+
+Both are written to a temporary name, flushed to disk and renamed, so that a name that exists is a
+whole file. Neither is ever read in a way that could execute code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import detr2d
+
+STATE_FORMAT = "detr2d training state 1"
+STATE_FILE = "state.pt"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from: resolved config (``to_json``), class names, library version."""
+
+    config: dict[str, Any]
+    classes: tuple[str, ...]
+    version: str = detr2d.__version__
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then put it there in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_states(work_dir: Path) -> list[Path]:
+    """Training states of a run, oldest first."""
+    return sorted((work_dir / "checkpoints").glob("step_*"))
+
+
+def save_state(work_dir: Path, step: int, state: dict[str, Any], origin: Origin, keep: int) -> Path:
+    """Write ``checkpoints/step_XXXXXXXX`` of plain values and tensors; keep the ``keep`` newest.
+
+    The config lies beside the state as ``config.json`` for people to read.
+    """
+    folder = work_dir / "checkpoints"
+    for stale in folder.glob(".step_*.tmp"):
+        shutil.rmtree(stale)
+    final = folder / f"step_{step:08d}"
+    if not final.exists():
+        temporary = folder / f".{final.name}.tmp"
+        temporary.mkdir(parents=True)
+        described = {"format": STATE_FORMAT, "step": step, "origin": _describe(origin), **state}
+        torch.save(described, temporary / STATE_FILE)
+        (temporary / "config.json").write_text(json.dumps(origin.config, indent=2))
+        for path in (*temporary.iterdir(), temporary):
+            _flush(path)
+        temporary.rename(final)
+        _flush(folder)
+    for old in list_states(work_dir)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_state(path: Path) -> tuple[dict[str, Any], Origin]:
+    """Read one training state. Raises ValueError with the file's name if it is not a whole one."""
+    file = path / STATE_FILE
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"training state {file} does not exist") from None
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"training state {file} is truncated or foreign: {reason}") from error
+    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+        raise ValueError(f"{file} is not a training state of this library ({STATE_FORMAT})")
+    return state, _read_origin(state["origin"])
+
+
+def export_weights(path: Path, weights: Mapping[str, Tensor], origin: Origin) -> None:
+    """Write ``weights`` as safetensors; the metadata says where they come from."""
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    write_atomically(path, lambda file: save_file(own, file, metadata=_describe(origin)))
+
+
+def read_origin(path: Path) -> Origin:
+    """Where exported weights come from. Raises ValueError if the file does not say so."""
+    with _open_weights(path) as file:
+        metadata = file.metadata() or {}
+    if not {"config", "classes", "version"} <= metadata.keys():
+        raise ValueError(f"{path} carries no config: it was not exported by tools/train.py")
+    return _read_origin(metadata)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load exported weights into ``model``; both must hold the same keys and shapes.
+
+    Raises ValueError that names the file and every missing, unexpected and mis-shaped key.
+    """
+    with _open_weights(path) as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    expected = model.state_dict()
+    problems = [f"missing {name}" for name in expected if name not in weights]
+    problems += [f"unexpected {name}" for name in weights if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if problems:
+        raise ValueError(f"{path} does not fit the model: " + "; ".join(problems))
+    model.load_state_dict(weights)
+
+
+def _open_weights(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"weights {path} do not exist: expected a .safetensors file")
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+
+
+def _describe(origin: Origin) -> dict[str, str]:
+    return {
+        "config": json.dumps(origin.config),
+        "classes": json.dumps(origin.classes),
+        "version": origin.version,
+    }
+
+
+def _read_origin(described: Mapping[str, str]) -> Origin:
+    return Origin(
+        config=json.loads(described["config"]),
+        classes=tuple(json.loads(described["classes"])),
+        version=described["version"],
+    )

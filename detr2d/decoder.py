@@ -1,0 +1,115 @@
+"""Decoder blocks that all systems share: the layer, the heads and the refinement of references."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+EPS = 1e-5  # inverse_sigmoid's clamp in the released code of this family
+
+
+class CrossAttention(Protocol):
+    """How queries look at their memory; the memory's type is the attention's own business."""
+
+    def __call__(
+        self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: object
+    ) -> tuple[Tensor, Tensor | None]:
+        """Update (B, Q, C) that is added to the queries, and where it looked, for eyes only.
+
+        query, query_pos (B, Q, C); reference (B, Q, n) in [0, 1]; the second output is
+        (B, Q, P, n) in the reference's unit, detached, or None.
+        """
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention, feed-forward, each added and then normalised (post-norm).
+
+    The one order that DETR, Deformable DETR, DINO, DETR3D and PETR use. Query positions are added
+    to queries and keys of the self-attention, not to its values.
+    """
+
+    def __init__(
+        self,
+        cross_attention: nn.Module,
+        *,
+        channels: int = 256,
+        heads: int = 8,
+        hidden: int = 2048,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.self_attention = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.self_dropout = nn.Dropout(dropout)
+        self.self_norm = nn.LayerNorm(channels)
+        self.cross_attention = cross_attention
+        self.cross_norm = nn.LayerNorm(channels)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(channels, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, channels),
+            nn.Dropout(dropout),
+        )
+        self.feed_forward_norm = nn.LayerNorm(channels)
+        for linear in self.feed_forward:
+            if isinstance(linear, nn.Linear):
+                nn.init.xavier_uniform_(linear.weight)
+
+    def forward(
+        self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: object
+    ) -> tuple[Tensor, Tensor | None]:
+        """Queries (B, Q, C) after this layer, and where its cross-attention looked."""
+        keys = query + query_pos
+        attended, _ = self.self_attention(keys, keys, query, need_weights=False)
+        query = self.self_norm(query + self.self_dropout(attended))
+        looked, sampling_points = self.cross_attention(query, query_pos, reference, memory)
+        query = self.cross_norm(query + looked)
+        query = self.feed_forward_norm(query + self.feed_forward(query))
+        return query, sampling_points
+
+
+def inverse_sigmoid(x: Tensor) -> Tensor:
+    """Logit of x in [0, 1], clamped to finite values (about +-11.5)."""
+    x = x.clamp(0, 1)
+    return (x.clamp(min=EPS) / (1 - x).clamp(min=EPS)).log()
+
+
+def refine(delta: Tensor, reference: Tensor) -> Tensor:
+    """Add ``inverse_sigmoid(reference)`` (..., n) to the first n entries of ``delta`` (..., D)."""
+    n = reference.shape[-1]
+    return torch.cat([delta[..., :n] + inverse_sigmoid(reference), delta[..., n:]], dim=-1)
+
+
+def class_head(channels: int, num_classes: int, prior: float = 0.01) -> nn.Sequential:
+    """Two (Linear, LayerNorm, ReLU) and a Linear whose bias makes every score ``prior`` at first.
+
+    The prior is that of RetinaNet (Lin et al., ICCV 2017), section 4.1.
+    """
+    last = nn.Linear(channels, num_classes)
+    nn.init.constant_(last.bias, -math.log((1 - prior) / prior))
+    return nn.Sequential(
+        nn.Linear(channels, channels),
+        nn.LayerNorm(channels),
+        nn.ReLU(inplace=True),
+        nn.Linear(channels, channels),
+        nn.LayerNorm(channels),
+        nn.ReLU(inplace=True),
+        last,
+    )
+
+
+def box_head(channels: int, code_size: int) -> nn.Sequential:
+    """Two (Linear, ReLU) and a Linear that starts at zero: the first boxes are the references."""
+    last = nn.Linear(channels, code_size)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(
+        nn.Linear(channels, channels),
+        nn.ReLU(inplace=True),
+        nn.Linear(channels, channels),
+        nn.ReLU(inplace=True),
+        last,
+    )

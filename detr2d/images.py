@@ -1,0 +1,45 @@
+"""From camera bytes to network input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class NormalizeImages(nn.Module):
+    """Subtract a mean and divide by a standard deviation per channel, zero in the padding.
+
+    ``mean`` and ``std`` are in grey levels 0..255, in the channel order that the network was
+    trained with; ``reverse_channels`` turns the data sets' RGB into BGR first (caffe weights).
+    Images arrive as uint8, so that only bytes travel to the device.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: tuple[float, float, float] = (123.675, 116.28, 103.53),
+        std: tuple[float, float, float] = (58.395, 57.12, 57.375),
+        *,
+        reverse_channels: bool = False,
+    ) -> None:
+        super().__init__()
+        self.reverse_channels = reverse_channels
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """Normalise images (..., 3, H, W) whose valid areas are ``image_sizes`` (..., 2)."""
+        if self.reverse_channels:
+            images = images.flip(-3)
+        normalized = (images.to(self.mean.dtype) - self.mean) / self.std
+        valid = valid_pixels(image_sizes, *images.shape[-2:])
+        return normalized * valid.unsqueeze(-3)
+
+
+def valid_pixels(image_sizes: Tensor, height: int, width: int) -> Tensor:
+    """Mask (..., H, W) that is True inside each image's valid area (..., 2): (height, width)."""
+    rows = torch.arange(height, device=image_sizes.device) < image_sizes[..., :1]
+    columns = torch.arange(width, device=image_sizes.device) < image_sizes[..., 1:]
+    return rows.unsqueeze(-1) & columns.unsqueeze(-2)

@@ -1,0 +1,89 @@
+"""From trained weights to the official figures, alone or under torchrun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from detr2d.checkpoints.files import load_weights, read_origin
+from detr2d.config import Experiment, Report, UserError, describe_difference, to_json, user_errors
+from detr2d.structures import Predictions, map_tensors
+
+
+def with_precision(
+    model: nn.Module, precision: str, device: torch.device
+) -> Callable[[Any], Predictions]:
+    """The model as a function of a batch: under autocast if asked, float32 predictions always."""
+
+    def predict(batch: Any) -> Predictions:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            predictions = model(batch)
+        return map_tensors(predictions, _to_float32)
+
+    return predict
+
+
+def _to_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def evaluate(experiment: Experiment, checkpoint: Path, output_dir: Path | None = None) -> Report:
+    """Judge exported weights on the evaluation set with the official code.
+
+    The evaluator writes its files to ``output_dir``, by default ``work_dir / "evaluation"``. Every
+    process evaluates its share of the samples; all return the report. Raises UserError if the
+    weights were trained for another system or other classes, or if data or weights are missing.
+    """
+    train = experiment.train
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    accelerator = Accelerator()
+    with user_errors():
+        model = load_model(experiment, checkpoint).to(accelerator.device)
+        dataset = experiment.data.evaluation_set()
+        evaluator = experiment.data.evaluator(output_dir or experiment.work_dir / "evaluation")
+    share = range(accelerator.process_index, len(dataset), accelerator.num_processes)  # type: ignore[arg-type]
+    loader = DataLoader(
+        Subset(dataset, share),
+        batch_size=train.batch_size,
+        num_workers=train.workers,
+        collate_fn=experiment.data.collate,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    predict = with_precision(model, train.precision, accelerator.device)
+    results: dict[str, Any] = {}
+    main = accelerator.is_main_process
+    for batch in tqdm(loader, "evaluate", disable=not main, unit="batch", dynamic_ncols=True):
+        with torch.inference_mode():
+            predictions = predict(batch.to(accelerator.device, non_blocking=True))
+            detections = experiment.system.postprocess(predictions)
+        results |= evaluator.format(batch, [found.to("cpu") for found in detections])
+    merged = {token: result for part in gather_object([results]) for token, result in part.items()}
+    report = [evaluator.summarize(merged) if main else None]
+    return broadcast_object_list(report)[0]
+
+
+def load_model(experiment: Experiment, checkpoint: Path) -> nn.Module:
+    """The experiment's model with exported weights, in evaluation mode on the CPU.
+
+    Raises UserError that lists every setting of the system that differs from the checkpoint's.
+    """
+    origin = read_origin(checkpoint)
+    different = describe_difference(
+        origin.config.get("system"), to_json(experiment.system), "system"
+    ) + describe_difference(
+        list(origin.classes), list(experiment.data.class_names()), "class names"
+    )
+    if different:
+        raise UserError(f"{checkpoint} was trained with other settings: " + "; ".join(different))
+    model = experiment.system.build(origin.classes)
+    load_weights(model, checkpoint)
+    return model.eval()

@@ -1,0 +1,126 @@
+"""What a training run tells: a progress bar, JSON lines and TensorBoard, on the main process."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+@dataclass
+class Window:
+    """Measurements since the last log line, kept on the device until they are read at once."""
+
+    steps: list[int] = field(default_factory=list)
+    tokens: list[tuple[str, ...]] = field(default_factory=list)
+    values: list[dict[str, Tensor]] = field(default_factory=list)
+    data_seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, step: int, values: dict[str, Tensor], tokens: tuple[str, ...]) -> None:
+        """Remember the scalars of one optimizer step and the samples it saw."""
+        self.steps.append(step)
+        self.values.append(values)
+        self.tokens.append(tokens)
+
+    def means(self) -> dict[str, float]:
+        """Mean of every value, read with one copy from the device.
+
+        Raises FloatingPointError that names the first value that is not finite.
+        """
+        numbers = iter(
+            torch.stack([v.float() for row in self.values for v in row.values()]).tolist()
+        )
+        totals: dict[str, list[float]] = {}
+        for step, tokens, row in zip(self.steps, self.tokens, self.values, strict=True):
+            for name in row:
+                number = next(numbers)
+                if not math.isfinite(number):
+                    samples = ", ".join(tokens) or "without tokens"
+                    raise FloatingPointError(
+                        f"{name} is {number} at step {step}, samples {samples}"
+                    )
+                totals.setdefault(name, []).append(number)
+        return {name: sum(column) / len(column) for name, column in totals.items()}
+
+
+class RunLog:
+    """``log.jsonl``, TensorBoard and the progress bar of one run; silent unless ``enabled``.
+
+    A run that continues at ``first_step`` keeps the lines up to it, so that the file reads as if
+    the run had never stopped.
+    """
+
+    def __init__(self, work_dir: Path, *, first_step: int, num_steps: int, enabled: bool) -> None:
+        self.bar = tqdm(
+            initial=first_step,
+            total=num_steps,
+            disable=not enabled,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        )
+        self.path = work_dir / "log.jsonl"
+        self.board: SummaryWriter | None = None
+        if enabled:
+            work_dir.mkdir(parents=True, exist_ok=True)
+            kept = read_log(self.path, last_step=first_step) if first_step else []
+            self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            self.board = SummaryWriter(str(work_dir / "tensorboard"), purge_step=first_step + 1)
+
+    def advance(self) -> None:
+        """Count one optimizer step on the bar."""
+        self.bar.update()
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one line; ``record`` holds ``step`` and numbers, or dictionaries of numbers."""
+        if self.board is None:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        for name, value in _flatten(record):
+            self.board.add_scalar(name, value, record["step"])
+        self.bar.set_postfix(
+            loss=f"{record['loss']:.3f}",
+            lr=f"{record['lr']:.1e}",
+            data=f"{record['data_time']:.3f}s",
+            refresh=False,
+        )
+
+    def close(self) -> None:
+        """Finish the bar and the TensorBoard file."""
+        self.bar.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def read_log(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
+    """Records of a ``log.jsonl`` up to ``last_step``; a line cut off by a crash ends the list."""
+    records: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if last_step is None or record["step"] <= last_step:
+            records.append(record)
+    return records
+
+
+def _flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    flat: list[tuple[str, float]] = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat += _flatten(value, f"{prefix}{name}/")
+        elif name != "step":
+            flat.append((prefix + name, value))
+    return flat

@@ -1,0 +1,97 @@
+"""What changes the weights: parameter groups, the learning rate schedule and their average."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from detr2d.config import TrainConfig
+
+COSINE_END = 1e-3
+"""The cosine schedule ends at this fraction of the peak rate (as in DETR3D's settings)."""
+
+
+def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
+    """AdamW groups: backbone or not, decayed or not; empty groups are left out.
+
+    The backbone is ``model.backbone``. Vectors (norms, biases) and embedding tables are not
+    decayed. Frozen parameters are left out.
+    """
+    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.dim() > 1 and id(parameter) not in tables
+            groups.setdefault((name.startswith("backbone."), decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": train.lr * (train.backbone_lr_factor if in_backbone else 1.0),
+            "weight_decay": train.weight_decay if decayed else 0.0,
+        }
+        for (in_backbone, decayed), parameters in groups.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate of each optimizer step as a factor of the peak rate; holds no position."""
+
+    train: TrainConfig
+    steps_per_epoch: int
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.train.epochs * self.steps_per_epoch
+
+    def factor(self, step: int) -> float:
+        """Factor for the step with index ``step`` in [0, num_steps).
+
+        Linear warm-up from 1 / warmup_steps to 1, then a half cosine down to ``COSINE_END``, or a
+        division by ten at the start of each of ``step_epochs``, or constant.
+        """
+        warmup = self.train.warmup_steps
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.train.schedule == "cosine":
+            progress = (step - warmup) / max(1, self.num_steps - 1 - warmup)
+            return COSINE_END + (1 - COSINE_END) * 0.5 * (1 + math.cos(math.pi * progress))
+        if self.train.schedule == "step":
+            return 0.1 ** bisect_right(sorted(self.train.step_epochs), step // self.steps_per_epoch)
+        return 1.0
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set the rate of every group for ``step``; its peak rate is kept as ``peak_lr``."""
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("peak_lr", group["lr"]) * self.factor(step)
+
+
+def average_weights(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and buffers; call ``update_parameters`` each step.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the first, untrained
+    weights are forgotten in short runs too.
+    """
+    return AveragedModel(model, multi_avg_fn=_exponential_average(decay), use_buffers=True)
+
+
+def _exponential_average(decay: float) -> Callable[..., None]:
+    @torch.no_grad()
+    def update(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
+        if not averages[0].is_floating_point():
+            torch._foreach_copy_(averages, values)
+            return
+        share = 1 - ((1 + count) / (10 + count)).clamp(max=decay)
+        differences = torch._foreach_sub(values, averages)
+        torch._foreach_mul_(differences, share)
+        torch._foreach_add_(averages, differences)
+
+    return update

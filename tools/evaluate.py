@@ -1,0 +1,40 @@
+"""Evaluate trained weights with the official code and keep its files.
+
+python tools/evaluate.py configs/toy/detr3d.py outputs/toy/model.safetensors
+python tools/evaluate.py configs/toy/detr3d.py outputs/toy/model.safetensors --data.root data/other
+torchrun --nproc-per-node 2 tools/evaluate.py configs/toy/detr3d.py outputs/toy/model.safetensors
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from detr2d.config import one_line_errors, parse_command
+from detr2d.inference import evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to evaluate and where its files go."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Exported weights: model.safetensors of a run."""
+    output_dir: Path | None = None
+    """Where result files go; evaluation/ in the work directory if not set."""
+
+
+def main() -> None:
+    with one_line_errors():
+        options = Options(checkpoint=tyro.MISSING)
+        experiment, options = parse_command(sys.argv[1:], options, __doc__ or "")
+        output_dir = options.output_dir or experiment.work_dir / "evaluation"
+        report = evaluate(experiment, options.checkpoint, output_dir)
+    print(f"{report.table}\nfiles: {output_dir}")
+
+
+if __name__ == "__main__":
+    main()
