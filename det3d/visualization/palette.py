@@ -9,14 +9,14 @@ Color = tuple[int, int, int]
 CLASS_COLORS: tuple[Color, ...] = (
     (0, 169, 255),  # car
     (160, 189, 0),  # truck
-    (37, 136, 99),  # trailer
-    (223, 241, 83),  # bus
     (190, 6, 179),  # construction vehicle
-    (151, 255, 255),  # bicycle
+    (223, 241, 83),  # bus
+    (37, 136, 99),  # trailer
+    (255, 171, 173),  # barrier
     (136, 72, 255),  # motorcycle
+    (151, 255, 255),  # bicycle
     (218, 112, 182),  # pedestrian
     (242, 18, 0),  # traffic cone
-    (255, 171, 173),  # barrier
 )
 BACKGROUND: Color = (18, 21, 26)
 PANEL: Color = (27, 31, 38)

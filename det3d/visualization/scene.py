@@ -71,6 +71,8 @@ def key_entries(contents: Contents) -> list[tuple[str, Color, bool]]:
     entries: list[tuple[str, Color, bool]] = []
     if contents.detections is not None and contents.ground_truth is not None:
         entries.append(("ground truth", WHITE, True))
+    if contents.trails is not None:
+        entries.append(("way of a query, dots where it sampled", WHITE, False))
     names = contents.class_names
     return entries + [
         (readable(name), class_color(label), False) for label, name in enumerate(names)

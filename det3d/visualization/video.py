@@ -31,6 +31,7 @@ def write_video(frames: Iterable[np.ndarray], path: Path, fps: float) -> int:
         pix_fmt_in="rgb24",
         pix_fmt_out="yuv420p",
         macro_block_size=2,
+        ffmpeg_log_level="fatal",  # it warns of videos with a single frame
         output_params=["-crf", "20", "-preset", "medium", "-movflags", "+faststart"],
     )
     writer.send(None)

@@ -182,9 +182,7 @@ class TinyDatabase:
         for kind, row in enumerate(CATEGORIES):
             self.add_instance(name, keys, kind, row)
 
-    def add_data(
-        self, scene: str, i: int, length: int, key: str, channel: str, time: int
-    ) -> None:
+    def add_data(self, scene: str, i: int, length: int, key: str, channel: str, time: int) -> None:
         own, height, width = token("data", scene, channel, i), *self.image_size
         camera = channel != "LIDAR_TOP"
         suffix = "jpg" if camera else "pcd.bin"
