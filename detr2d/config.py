@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import runpy
 import sys
 import traceback
@@ -79,7 +80,10 @@ class DataConfig:
         raise NotImplementedError
 
     def training_set(self, seed: int) -> Dataset:
-        """Samples for training; item i may also be asked as (epoch, i) for fresh augmentation."""
+        """Samples for training; ``set_epoch(epoch)`` is called before an epoch if there is one.
+
+        Augmentation must be a function of (seed, epoch, index), never of a worker's state.
+        """
         raise NotImplementedError
 
     def evaluation_set(self) -> Dataset:
@@ -172,8 +176,6 @@ def user_errors() -> Iterator[None]:
     """Turn errors that reading configs, data and checkpoints can raise into ``UserError``."""
     try:
         yield
-    except KeyError as error:  # its str() is the repr of the key
-        raise UserError(str(error.args[0]) if error.args else repr(error)) from error
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
 
@@ -186,6 +188,9 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -270,17 +275,20 @@ def _unprefixed(kind: Any) -> Any:
 
 
 def _first_sentence(box: str) -> str:
-    """What a framed error message of tyro says and suggests, on one line."""
-    lines = [line.strip(" │╭╮╰╯").rstrip() for line in box.splitlines()]
+    """What a framed error message of tyro says, and what it expected instead, on one line."""
+    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
     parts: list[list[str]] = [[]]
     for line in lines[1:]:
         if line and not line.strip("─"):
             parts.append([])
         elif line:
             parts[-1].append(line)
-    hint = next((part for part in parts if part[:1] == ["Perhaps you meant:"]), [])
-    message = " ".join(parts[0]) or " ".join(box.split())
-    return message + (f"; perhaps you meant {hint[1]}" if len(hint) > 1 else "")
+    message = re.sub(r"^Error parsing \d+\S*: ", "", " ".join(parts[0] or lines))
+    for heading, *rest in filter(None, parts[1:]):
+        if rest and heading in ("Perhaps you meant:", "Argument helptext:"):
+            link = "perhaps you meant" if heading.startswith("Perhaps") else "expected"
+            return f"{message.rstrip('.')}; {link} {rest[0]}"
+    return message
 
 
 def to_json(value: Any) -> Any:

@@ -67,6 +67,8 @@ def evaluate(experiment: Experiment, checkpoint: Path, output_dir: Path | None =
             detections = experiment.system.postprocess(predictions)
         results |= evaluator.format(batch, [found.to("cpu") for found in detections])
     merged = {token: result for part in gather_object([results]) for token, result in part.items()}
+    if len(merged) != len(dataset):  # type: ignore[arg-type]
+        raise ValueError(f"{len(dataset)} samples gave {len(merged)} results")  # type: ignore[arg-type]
     report = [evaluator.summarize(merged) if main else None]
     return broadcast_object_list(report)[0]
 
