@@ -14,6 +14,7 @@ import re
 import runpy
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -252,15 +253,18 @@ def parse_command(argv: Sequence[str], options: T, description: str = "") -> tup
     both: Any = tuple.__class_getitem__(kinds)
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), warnings.catch_warnings():
+            warnings.filterwarnings("error", "The field .* is annotated with type")
             return tyro.cli(
                 both,
                 prog=f"{program} {argv[0]}",
-                description=description,
+                description=description.split("\n\n")[0],
                 default=(experiment, options),
                 args=list(argv[1:]),
                 config=(tyro.conf.AvoidSubcommands,),
             )
+    except UserWarning as error:
+        raise UserError(f"config {argv[0]}: {str(error).split('. We')[0]}") from error
     except ValueError as error:
         raise UserError(str(error)) from error
     except SystemExit as stop:
@@ -285,9 +289,10 @@ def _first_sentence(box: str) -> str:
             parts[-1].append(line)
     message = re.sub(r"^Error parsing \d+\S*: ", "", " ".join(parts[0] or lines))
     for heading, *rest in filter(None, parts[1:]):
-        if rest and heading in ("Perhaps you meant:", "Argument helptext:"):
+        keys = sorted((line for line in rest if line.startswith("--")), key=len)
+        if keys and heading in ("Perhaps you meant:", "Argument helptext:"):
             link = "perhaps you meant" if heading.startswith("Perhaps") else "expected"
-            return f"{message.rstrip('.')}; {link} {rest[0]}"
+            return f"{message.rstrip('.')}; {link} {' or '.join(keys)}"
     return message
 
 
