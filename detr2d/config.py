@@ -280,20 +280,21 @@ def _unprefixed(kind: Any) -> Any:
 
 def _first_sentence(box: str) -> str:
     """What a framed error message of tyro says, and what it expected instead, on one line."""
-    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
     parts: list[list[str]] = [[]]
-    for line in lines[1:]:
-        if line and not line.strip("─"):
+    for line in box.splitlines()[1:]:  # after the title; rules and frames are ASCII or not
+        line = line.strip(" │╭╮╰╯")
+        if line and not line.strip("─-"):
             parts.append([])
         elif line:
             parts[-1].append(line)
-    message = re.sub(r"^Error parsing \d+\S*: ", "", " ".join(parts[0] or lines))
-    for heading, *rest in filter(None, parts[1:]):
+    message, *others = [part for part in parts if part] or [box.split()]
+    sentence = re.sub(r"^Error parsing \d+\S*: ", "", " ".join(message))
+    for heading, *rest in others:
         keys = sorted((line for line in rest if line.startswith("--")), key=len)
         if keys and heading in ("Perhaps you meant:", "Argument helptext:"):
             link = "perhaps you meant" if heading.startswith("Perhaps") else "expected"
-            return f"{message.rstrip('.')}; {link} {' or '.join(keys)}"
-    return message
+            return f"{sentence.rstrip('.')}; {link} {' or '.join(keys)}"
+    return sentence
 
 
 def to_json(value: Any) -> Any:

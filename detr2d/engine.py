@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -36,7 +35,7 @@ from detr2d.config import (
     to_json,
     user_errors,
 )
-from detr2d.inference import with_precision
+from detr2d.inference import join_processes, with_precision
 from detr2d.log import RunLog, Window
 from detr2d.optim import Schedule, average_weights, parameter_groups
 
@@ -101,7 +100,7 @@ class Training:
 
     def __init__(self, experiment: Experiment) -> None:
         train = experiment.train
-        self.experiment, self.accelerator, self.step = experiment, Accelerator(), 0
+        self.experiment, self.accelerator, self.step = experiment, join_processes(), 0
         device = self.accelerator.device
         with user_errors():
             dataset = experiment.data.training_set(train.seed)
@@ -205,14 +204,19 @@ class Training:
             origin.classes != self.origin.classes
         ):
             raise UserError(f"{path} is of another system: " + "; ".join(changed))
+        if state["steps_per_epoch"] != self.schedule.steps_per_epoch:
+            raise UserError(
+                f"{path} is of a run of {state['steps_per_epoch']} steps per epoch, "
+                f"now it would be {self.schedule.steps_per_epoch}: keep the training set and "
+                "train.batch_size × train.accumulate × processes"
+            )
         if changed:
             self.accelerator.print("resuming with changed settings: " + "; ".join(changed))
         self.bare_model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
-        # With another batch size or number of processes, the same share of an epoch.
-        self.step = state["step"] * self.schedule.steps_per_epoch // state["steps_per_epoch"]
+        self.step = state["step"]
 
 
 def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None = None) -> Path:
