@@ -95,4 +95,5 @@ class MetricBox3D:
         """``l1``: weighted sum of absolute differences of all entries, (M,)."""
         known = torch.isfinite(targets)
         difference = (codes.float() - targets.where(known, codes).float()).abs()
-        return {"l1": difference @ difference.new_tensor(self.weights)}
+        # Not a matrix product: autocast would round it to bfloat16.
+        return {"l1": (difference * difference.new_tensor(self.weights)).sum(-1)}

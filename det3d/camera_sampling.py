@@ -7,45 +7,14 @@ by their geometry only, so their number and order are data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from det3d.camera_gather import CameraFeatures, gather
 from det3d.cameras import CameraRig
 from det3d.geometry import Region, transform_points
 from detr2d.decoder import inverse_sigmoid
-from detr2d.structures import Batch
-
-
-@dataclass(frozen=True)
-class CameraFeatures(Batch):
-    """What the decoder looks at: feature maps of all cameras and the rig that took them.
-
-    maps: finest first, each (B, V, C, H_i, W_i), covering a canvas of ``canvas`` = (height, width)
-    pixels; rig: calibration in pixels of that canvas.
-    """
-
-    maps: tuple[Tensor, ...]
-    rig: CameraRig
-    canvas: tuple[int, int]
-
-
-def sample_features(features: CameraFeatures, pixels: Tensor) -> Tensor:
-    """Bilinear features at pixels (B, V, N, 2) of every camera and level: (B, V, N, levels, C).
-
-    Zero outside the canvas. Points behind a camera give meaningless but finite values.
-    """
-    height, width = features.canvas
-    grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
-    grid = grid.clamp(-2, 2).flatten(0, 1).unsqueeze(1)  # (B V, 1, N, 2)
-    levels = [
-        F.grid_sample(level.flatten(0, 1).float(), grid, align_corners=False).squeeze(2)
-        for level in features.maps
-    ]
-    sampled = torch.stack(levels, dim=1)  # (B V, levels, C, N)
-    return sampled.permute(0, 3, 1, 2).unflatten(0, pixels.shape[:2])
+from detr2d.structures import at_least_float32
 
 
 class IndexedCameraSampling(nn.Module):
@@ -82,13 +51,14 @@ class IndexedCameraSampling(nn.Module):
                 f"these weights are tied to {self.num_cameras} cameras in a fixed order, the rig "
                 f"has {memory.rig.num_cameras}; use rig-free sampling for other rigs"
             )
-        projection = memory.rig.project(self.region.to_metres(reference.float()))
-        sampled = sample_features(memory, projection.pixels)  # (B, V, Q, levels, C)
-        weights = self.weights(query + query_pos).float().sigmoid()
-        weights = weights.unflatten(-1, (self.num_cameras, -1)) * projection.visible.transpose(
-            1, 2
-        ).unsqueeze(-1)  # (B, Q, V, levels)
-        gathered = torch.einsum("bqvl,bvqlc->bqc", weights, sampled)
+        projection = memory.rig.project(self.region.to_metres(at_least_float32(reference)))
+        weights = at_least_float32(self.weights(query + query_pos)).sigmoid()
+        weights = weights.unflatten(-1, (self.num_cameras, 1, -1, 1)).transpose(1, 2)
+        pixels, visible = (
+            projection.pixels[:, :, :, None, None],
+            projection.visible[..., None, None],
+        )
+        gathered = gather(memory, pixels, weights, visible)
         update = self.dropout(self.output(gathered)) + self.position(inverse_sigmoid(reference))
         return update, reference.detach().unsqueeze(2)
 
@@ -124,7 +94,6 @@ class RigFreeCameraSampling(nn.Module):
         self.weights = nn.Linear(channels, heads * num_levels * num_points)
         self.geometry = nn.Sequential(nn.Linear(4, channels), nn.ReLU(inplace=True))
         self.geometry_weights = nn.Linear(channels, heads * num_levels * num_points)
-        self.value = nn.Conv2d(channels, channels, 1)
         self.output = nn.Linear(2 * channels, channels)
         self.dropout = nn.Dropout(dropout)
         self.position = _position_embedding(channels)
@@ -140,8 +109,10 @@ class RigFreeCameraSampling(nn.Module):
         """Update (B, Q, C) and the sampled points (B, Q, heads * points, 3) in the unit cube."""
         split = (self.heads, self.num_points)
         state = query + query_pos
-        centre = self.region.to_metres(reference.float())  # (B, Q, 3)
-        offsets = self.reach * self.offsets(state).float().tanh().unflatten(-1, (*split, 3))
+        centre = self.region.to_metres(at_least_float32(reference))  # (B, Q, 3)
+        offsets = self.reach * at_least_float32(self.offsets(state)).tanh().unflatten(
+            -1, (*split, 3)
+        )
         points = centre[:, :, None, None] + offsets  # (B, Q, heads, points, 3)
         projection = memory.rig.project(points.flatten(1, 3))
         pixels = projection.pixels.unflatten(2, points.shape[1:4])
@@ -149,29 +120,17 @@ class RigFreeCameraSampling(nn.Module):
 
         geometry = self.geometry(_camera_view(memory.rig, centre))  # (B, V, Q, C)
         logits = self.weights(state).unsqueeze(1) + self.geometry_weights(geometry)
-        logits = logits.float().unflatten(-1, (self.heads, self.num_levels, self.num_points))
+        logits = at_least_float32(logits).unflatten(
+            -1, (self.heads, self.num_levels, self.num_points)
+        )
         weights = _softmax_over_visible(logits, visible.unsqueeze(-2))
 
-        gathered = self._gather(memory, pixels, weights)  # (B, Q, C)
+        gathered = gather(memory, pixels, weights, visible)  # (B, Q, C)
         seen = weights.sum((-1, -2, -3)).unsqueeze(-1) / self.heads  # (B, V, Q, 1)
         viewpoint = (seen * geometry).sum(1)
         update = self.dropout(self.output(torch.cat([gathered, viewpoint], dim=-1)))
         update = update + self.position(inverse_sigmoid(reference))
         return update, self.region.to_unit(points.detach().flatten(2, 3))
-
-    def _gather(self, memory: CameraFeatures, pixels: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of the sampled values over cameras, levels and points: (B, Q, C)."""
-        height, width = memory.canvas
-        grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
-        grid = grid.clamp(-2, 2).permute(0, 1, 3, 2, 4, 5).flatten(0, 2)  # (B V heads, Q, P, 2)
-        total: Tensor | float = 0.0
-        for level, features in enumerate(memory.maps):
-            values = self.value(features.flatten(0, 1)).float()
-            values = values.unflatten(1, (self.heads, -1)).flatten(0, 1)
-            sampled = F.grid_sample(values, grid, align_corners=False)
-            sampled = sampled.unflatten(0, (*pixels.shape[:2], self.heads))
-            total = total + torch.einsum("bvhcqp,bvqhp->bqhc", sampled, weights[..., level, :])
-        return torch.as_tensor(total).flatten(2)
 
 
 def _position_embedding(channels: int) -> nn.Sequential:

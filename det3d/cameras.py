@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from det3d.geometry import invert_transform, transform_points
+from det3d.geometry import transform_points
 from detr2d.structures import Batch, check_shape
 
 MIN_DEPTH = 1e-5  # metres; nearer points count as behind the camera (DETR3D, feature_sampling)
@@ -86,11 +86,13 @@ class CameraRig(Batch):
 
     def unproject(self, pixels: Tensor, depth: Tensor) -> Tensor:
         """Lift pixels (B, V, N, 2) at depths (B, V, N) to points (B, V, N, 3) in the ref frame."""
+        pixels, depth = pixels.to(self.intrinsics.dtype), depth.to(self.intrinsics.dtype)
         ones = torch.ones_like(pixels[..., :1])
         with torch.autocast(pixels.device.type, enabled=False):
             rays = torch.cat([pixels, ones], -1) @ self.intrinsics.inverse().transpose(-1, -2)
             points_camera = rays * depth.unsqueeze(-1)
-            return transform_points(invert_transform(self.camera_from_ref), points_camera)
+            # Not the rigid inverse: ``moved`` allows scaled and sheared frames.
+            return transform_points(self.camera_from_ref.inverse(), points_camera)
 
     def resized(self, sizes: Tensor) -> CameraRig:
         """The rig after its images are resized to ``sizes`` (B, V, 2) or (2,): (height, width)."""

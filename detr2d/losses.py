@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detr2d.structures import at_least_float32
+
 
 class FocalClasses:
     """Sigmoid classes with the focal loss (Lin et al., ICCV 2017), one logit per class.
@@ -20,7 +22,7 @@ class FocalClasses:
 
     def costs(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Costs (..., Q, T) of logits (..., Q, K) against labels (..., T)."""
-        logits = logits.float()
+        logits = at_least_float32(logits)
         probability = logits.sigmoid()
         present = -self.alpha * (1 - probability) ** self.gamma * F.logsigmoid(logits)
         absent = -(1 - self.alpha) * probability**self.gamma * F.logsigmoid(-logits)
@@ -30,7 +32,7 @@ class FocalClasses:
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Summed loss (L,) of logits (L, B, Q, K) against labels (L, B, Q), not yet normalised."""
-        logits = logits.float()
+        logits = at_least_float32(logits)
         target = F.one_hot(labels, logits.shape[-1] + 1)[..., :-1].to(logits)
         entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         probability = logits.sigmoid()

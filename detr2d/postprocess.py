@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detr2d.boxes import BoxCodec
-from detr2d.structures import Detections, Predictions
+from detr2d.structures import Detections, Predictions, at_least_float32
 
 
 def top_detections(predictions: Predictions, codec: BoxCodec, count: int) -> list[Detections]:
@@ -11,11 +11,11 @@ def top_detections(predictions: Predictions, codec: BoxCodec, count: int) -> lis
 
     One query can appear under several classes (Deformable DETR and DETR3D, released code).
     """
-    scores = predictions.logits[-1].float().sigmoid()  # (B, Q, K)
+    scores = at_least_float32(predictions.logits[-1]).sigmoid()  # (B, Q, K)
     num_classes = scores.shape[-1]
     best, index = scores.flatten(1).topk(min(count, scores[0].numel()), dim=1)
     queries = index // num_classes
-    boxes = codec.decode(predictions.codes[-1].float())
+    boxes = codec.decode(at_least_float32(predictions.codes[-1]))
     return [
         Detections(
             best[image], index[image] % num_classes, boxes[image][queries[image]], queries[image]

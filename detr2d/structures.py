@@ -152,3 +152,8 @@ def pad_stack(tensors: Sequence[Tensor], fill: float = 0) -> Tensor:
     for slot, tensor in zip(stacked, tensors, strict=True):
         slot[tuple(slice(size) for size in tensor.shape)] = tensor
     return stacked
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32 if it is a half-precision one, else as it is."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

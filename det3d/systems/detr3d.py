@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from det3d.boxes import MetricBox3D
-from det3d.camera_sampling import CameraFeatures, IndexedCameraSampling, RigFreeCameraSampling
+from det3d.camera_gather import CameraFeatures, camera_features
+from det3d.camera_sampling import IndexedCameraSampling, RigFreeCameraSampling
 from det3d.geometry import Region
 from det3d.structures import SceneBatch
 from detr2d.backbones.necks import FPN
@@ -25,7 +26,7 @@ from detr2d.images import NormalizeImages
 from detr2d.losses import FocalClasses
 from detr2d.postprocess import top_detections
 from detr2d.queries import AnchorQueries, LearnedQueries
-from detr2d.structures import Detections, FeaturePyramid, Predictions
+from detr2d.structures import Detections, FeaturePyramid, Predictions, at_least_float32
 
 
 class DETR3D(nn.Module):
@@ -62,7 +63,7 @@ class DETR3D(nn.Module):
         for layer, classify, regress in heads:
             query_pos = self.queries.positions(reference)
             query, points = layer(query, query_pos, reference, memory)
-            code = refine(regress(query).float(), reference)
+            code = refine(at_least_float32(regress(query)), reference)
             centre = code[..., :3].sigmoid()
             logits.append(classify(query))
             codes.append(torch.cat([self.region.to_metres(centre), code[..., 3:]], dim=-1))
@@ -78,13 +79,11 @@ class DETR3D(nn.Module):
 
     def look(self, batch: SceneBatch) -> CameraFeatures:
         """Image features of all cameras, absent ones included (their content never counts)."""
-        images = self.normalize(batch.images, batch.rig.image_sizes)
-        images = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        images = self.normalize(images, batch.rig.image_sizes.flatten(0, 1))
         pyramid: FeaturePyramid = self.neck(self.backbone(images))
-        lead = batch.images.shape[:2]
-        maps = tuple(level.unflatten(0, lead) for level in pyramid)
         height, width = batch.images.shape[-2:]
-        return CameraFeatures(maps, batch.rig, (height, width))
+        return camera_features(pyramid.maps, batch.rig, (height, width))
 
 
 def ring_anchors(count: int, region: Region, height: float = -1.0) -> Tensor:

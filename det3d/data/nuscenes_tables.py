@@ -1,0 +1,325 @@
+"""Reads the JSON tables of a nuScenes-format database and joins them into arrays.
+
+This runs once per database (``nuscenes_index`` keeps the result). Rows are reduced to the few
+values that are kept while the JSON is parsed, so that the full trainval tables fit in memory. All
+geometry is composed in float64.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from det3d.boxes import transform_boxes
+from det3d.data.nuscenes_index import DETECTION_CLASSES
+from det3d.geometry import invert_transform, make_transform, quaternion_to_rotation
+
+Array = npt.NDArray[Any]
+Row = dict[str, Any]
+T = TypeVar("T")
+
+LIDAR = "LIDAR_TOP"
+MAX_TIME_DIFFERENCE = 1.5  # seconds between neighbouring annotations, nuScenes devkit box_velocity
+VERSION_SPLITS = {  # which splits the devkit accepts for which ending of the version
+    "trainval": ("train", "val", "train_detect", "train_track"),
+    "mini": ("mini_train", "mini_val"),
+    "test": ("test",),
+}
+
+
+@dataclass(frozen=True)
+class SensorData:
+    """One file of a key frame: where it is and which calibration and pose belong to it."""
+
+    sample: str
+    channel: str
+    calibration: str
+    pose: str
+    time: int
+    file: str
+    size: tuple[int, int]
+
+
+def read_table(path: Path, keep: Callable[[Row], T | None]) -> list[T]:
+    """The rows of a JSON table, each reduced by ``keep``; rows that become None are dropped.
+
+    Raises ValueError naming the file if it is not JSON or a row lacks a key.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = json.load(file, object_hook=keep)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} has a row without the key {error}") from error
+    return [row for row in rows if row is not None]
+
+
+def find(mapping: Mapping[str, T], token: str, table: str, user: str) -> T:
+    """The entry of ``token``. Raises ValueError saying which table lacks it and who needs it."""
+    if token not in mapping:
+        raise ValueError(f"table {table} has no row {token!r}, which {user} refers to")
+    return mapping[token]
+
+
+def build_index(tables: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Arrays and metadata of ``NuScenesIndex`` from a folder of tables."""
+    channels = dict(
+        read_table(tables / "sensor.json", lambda row: (row["token"], sensor_channel(row)))
+    )
+    calibrations = dict(
+        read_table(
+            tables / "calibrated_sensor.json",
+            lambda row: (
+                row["token"],
+                (
+                    find(channels, row["sensor_token"], "sensor", "a calibrated_sensor"),
+                    pose_of(row),
+                    row["camera_intrinsic"],
+                ),
+            ),
+        )
+    )
+    scenes = read_table(tables / "scene.json", lambda row: (row["token"], row["name"]))
+    samples = read_samples(tables, [token for token, _ in scenes])
+    sample_rows = {token: row for row, (token, _, _) in enumerate(samples)}
+    data = read_key_frames(tables, calibrations, sample_rows)
+    wanted = {item.pose for item in data}
+    poses = dict(
+        read_table(
+            tables / "ego_pose.json",
+            lambda row: (row["token"], pose_of(row)) if row["token"] in wanted else None,
+        )
+    )
+    cameras = sorted({channel for channel in channels.values() if channel and channel != LIDAR})
+    sensors = join_sensors(samples, data, calibrations, poses, cameras)
+    objects = join_objects(tables, samples, sensors)
+    arrays = {
+        "scene_names": np.array([name.encode() for _, name in scenes], dtype="S"),
+        "sample_tokens": np.array([token.encode() for token, _, _ in samples], dtype="S"),
+        "sample_scenes": np.array([scene for _, scene, _ in samples], dtype=np.int32),
+        "sample_times": np.array([time for _, _, time in samples], dtype=np.int64),
+    }
+    names = [name for _, name in scenes]
+    meta = {"channels": cameras, "splits": scene_splits(tables, names)}
+    return arrays | sensors | objects, meta
+
+
+def sensor_channel(row: Row) -> str:
+    """The channel of a camera or of the reference lidar; empty for sensors that are not read."""
+    return row["channel"] if row["modality"] == "camera" or row["channel"] == LIDAR else ""
+
+
+def pose_of(row: Row) -> tuple[float, ...]:
+    """Translation and quaternion (w, x, y, z) of a pose or calibration: 7 numbers."""
+    return (*row["translation"], *row["rotation"])
+
+
+def read_samples(tables: Path, scenes: list[str]) -> list[tuple[str, int, int]]:
+    """(token, row of the scene, time in microseconds) of each sample, by scene, then time."""
+    scene_rows = {token: row for row, token in enumerate(scenes)}
+    rows = read_table(
+        tables / "sample.json",
+        lambda row: (row["token"], row["scene_token"], row["timestamp"]),
+    )
+    samples = [
+        (token, find(scene_rows, scene, "scene", f"sample {token}"), time)
+        for token, scene, time in rows
+    ]
+    return sorted(samples, key=lambda sample: sample[1:])
+
+
+def read_key_frames(
+    tables: Path, calibrations: Mapping[str, tuple[str, Any, Any]], samples: Collection[str]
+) -> list[SensorData]:
+    """The key-frame files of cameras and of the reference lidar."""
+
+    def keep(row: Row) -> SensorData | None:
+        if not row["is_key_frame"]:
+            return None
+        calibration = row["calibrated_sensor_token"]
+        user = f"sample_data {row['token']}"
+        channel = find(calibrations, calibration, "calibrated_sensor", user)[0]
+        if not channel:
+            return None
+        find(samples_by_token, row["sample_token"], "sample", user)
+        size = (int(row.get("height") or 0), int(row.get("width") or 0))
+        pose, time = row["ego_pose_token"], row["timestamp"]
+        return SensorData(
+            row["sample_token"], channel, calibration, pose, time, row["filename"], size
+        )
+
+    samples_by_token = dict.fromkeys(samples)
+    return read_table(tables / "sample_data.json", keep)
+
+
+def matrices(poses: list[tuple[float, ...]]) -> torch.Tensor:
+    """Transforms (N, 4, 4) float64 of N poses written as translation and quaternion."""
+    numbers = torch.tensor(poses, dtype=torch.float64).reshape(-1, 7)
+    return make_transform(quaternion_to_rotation(numbers[:, 3:]), numbers[:, :3])
+
+
+def join_sensors(
+    samples: list[tuple[str, int, int]],
+    data: list[SensorData],
+    calibrations: Mapping[str, tuple[str, tuple[float, ...], Any]],
+    poses: Mapping[str, tuple[float, ...]],
+    cameras: list[str],
+) -> dict[str, Array]:
+    """Files, calibration and poses per sample and camera, in the ref frame of the sample."""
+    rows = {token: row for row, (token, _, _) in enumerate(samples)}
+    lidar = {item.sample: item for item in data if item.channel == LIDAR}
+    for token in rows:
+        if token not in lidar:
+            raise ValueError(f"sample {token} has no {LIDAR} key frame, which is the ref frame")
+    frames = [lidar[token] for token in rows]
+    images = [item for item in data if item.channel != LIDAR]
+
+    def to_global(items: list[SensorData]) -> torch.Tensor:
+        return matrices(
+            [find(poses, item.pose, "ego_pose", f"sample {item.sample}") for item in items]
+        )
+
+    def to_ego(items: list[SensorData]) -> torch.Tensor:
+        return matrices([calibrations[item.calibration][1] for item in items])
+
+    global_from_ego, ego_from_ref = to_global(frames), to_ego(frames)
+    row = torch.tensor([rows[item.sample] for item in images], dtype=torch.int64)
+    column = [cameras.index(item.channel) for item in images]
+    camera_from_global = invert_transform(to_global(images) @ to_ego(images))
+    camera_from_ref = camera_from_global @ (global_from_ego @ ego_from_ref)[row]
+    intrinsics = [np.reshape(calibrations[item.calibration][2], (3, 3)) for item in images]
+    lead = (len(samples), len(cameras))
+
+    def scatter(values: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+        table = np.zeros((*lead, *shape), dtype=dtype)
+        table[row.numpy(), column] = np.asarray(values, dtype=dtype).reshape(-1, *shape)
+        return table
+
+    files = np.array([item.file.encode() for item in images], dtype="S")
+    return {
+        "global_from_ego": global_from_ego.numpy(),
+        "ego_from_ref": ego_from_ref.numpy(),
+        "lidar_files": np.array([item.file.encode() for item in frames], dtype="S"),
+        "image_files": scatter(files, (), files.dtype),
+        "image_sizes": scatter([item.size for item in images], (2,), np.int32),
+        "image_times": scatter([item.time for item in images], (), np.int64),
+        "intrinsics": scatter(intrinsics, (3, 3), np.float64),
+        "camera_from_ref": scatter(camera_from_ref.numpy(), (4, 4), np.float64),
+    }
+
+
+def join_objects(
+    tables: Path, samples: list[tuple[str, int, int]], sensors: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Boxes, labels and point counts of the objects of the ten classes, sample by sample."""
+    rows = {token: row for row, (token, _, _) in enumerate(samples)}
+    categories = dict(
+        read_table(tables / "category.json", lambda row: (row["token"], detection_label(row)))
+    )
+    labels = dict(
+        read_table(
+            tables / "instance.json",
+            lambda row: (
+                row["token"],
+                find(categories, row["category_token"], "category", f"instance {row['token']}"),
+            ),
+        )
+    )
+
+    def keep(row: Row) -> tuple[Any, ...] | None:
+        user = f"sample_annotation {row['token']}"
+        label = find(labels, row["instance_token"], "instance", user)
+        if label < 0:
+            return None
+        sample = find(rows, row["sample_token"], "sample", user)
+        points = row["num_lidar_pts"] + row["num_radar_pts"]
+        numbers = (*row["translation"], *row["size"], *row["rotation"])
+        return row["token"], row["prev"], row["next"], sample, label, points, numbers
+
+    kept = read_table(tables / "sample_annotation.json", keep)
+    columns = list(zip(*kept, strict=True)) if kept else [()] * 7
+    own = {token: i for i, token in enumerate(columns[0])}
+    own[""] = -1  # no neighbour
+    before, after = (
+        np.array([find(own, t, "sample_annotation", "a neighbour") for t in column], dtype=np.int64)
+        for column in columns[1:3]
+    )
+    sample = np.array(columns[3], dtype=np.int64)
+    numbers = np.array(columns[6], dtype=np.float64).reshape(-1, 10)
+    times = np.array([time for _, _, time in samples], dtype=np.int64)[sample]
+    velocity = velocities(numbers[:, :2], times, before, after)
+    order = np.argsort(sample, kind="stable")
+    boxes = boxes_in_ref(numbers, velocity, sample, sensors)
+    counts = np.bincount(sample, minlength=len(samples))
+    return {
+        "object_starts": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "object_boxes": boxes[order].astype(np.float32),
+        "object_labels": np.array(columns[4], dtype=np.int64)[order],
+        "object_points": np.array(columns[5], dtype=np.int64)[order],
+    }
+
+
+def velocities(centres: Array, times: Array, before: Array, after: Array) -> Array:
+    """Velocities (A, 2) in m/s by the devkit's ``box_velocity``.
+
+    The difference between the previous and the next annotation of the instance, or the own one
+    where there is no neighbour; unknown (NaN) for a single annotation and for gaps of more than
+    1.5 s a side. ``centres`` (A, 2) in metres, ``times`` (A,) in microseconds, ``before`` and
+    ``after`` (A,): rows of the neighbours, -1 where there is none.
+    """
+    own = np.arange(len(times))
+    sides = (before >= 0).astype(int) + (after >= 0)
+    before, after = np.where(before < 0, own, before), np.where(after < 0, own, after)
+    # Seconds are formed before subtracting, as the devkit does: its rounding decides at the limit.
+    elapsed = 1e-6 * times[after] - 1e-6 * times[before]
+    known = (sides > 0) & (elapsed <= MAX_TIME_DIFFERENCE * np.maximum(sides, 1))
+    elapsed = np.where(known, elapsed, np.nan)
+    return (centres[after] - centres[before]) / elapsed[:, None]
+
+
+def boxes_in_ref(
+    numbers: Array, velocity: Array, sample: Array, sensors: Mapping[str, Array]
+) -> Array:
+    """Boxes (A, 9) in the ref frame of their sample from global annotations.
+
+    ``numbers`` (A, 10): centre, width, length, height and quaternion as in sample_annotation.
+    """
+    rotation = quaternion_to_rotation(torch.from_numpy(numbers[:, 6:]))
+    yaw = torch.atan2(rotation[:, 1, 0], rotation[:, 0, 0])
+    centre, size = numbers[:, :3], numbers[:, [4, 3, 5]]
+    boxes = torch.from_numpy(np.hstack([centre, size, yaw[:, None].numpy(), velocity]))
+    ref_from_global = invert_transform(
+        torch.from_numpy(sensors["global_from_ego"] @ sensors["ego_from_ref"])
+    )
+    moved = transform_boxes(ref_from_global[torch.from_numpy(sample)], boxes.unsqueeze(1))
+    return moved.squeeze(1).numpy()
+
+
+def detection_label(category: Row) -> int:
+    """The label of a nuScenes category in the detection task, -1 if it is not part of it."""
+    from nuscenes.eval.detection.utils import category_to_detection_name
+
+    name = category_to_detection_name(category["name"])
+    return -1 if name is None else DETECTION_CLASSES.index(name)
+
+
+def scene_splits(tables: Path, scenes: list[str]) -> dict[str, list[str]]:
+    """The scenes of this database in each split that fits its version, custom splits included."""
+    from nuscenes.utils.splits import create_splits_scenes
+
+    official = create_splits_scenes()
+    suffix = tables.name.rsplit("-", 1)[-1]
+    splits = {name: official[name] for name in VERSION_SPLITS.get(suffix, ())}
+    custom = tables / "splits.json"
+    if custom.is_file():
+        splits |= json.loads(custom.read_text())
+    present = set(scenes)
+    return {name: [s for s in members if s in present] for name, members in splits.items()}

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import torch
+
+from detr2d.images import NormalizeImages
+
+
+def test_mean_becomes_zero_and_padding_is_zero() -> None:
+    normalize = NormalizeImages((10.0, 20.0, 30.0), (1.0, 2.0, 5.0))
+    images = torch.tensor([11, 22, 35], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 6)
+    out = normalize(images, torch.tensor([[3.0, 5.0]]))
+    assert bool((out[..., :3, :5] == 1).all())
+    assert bool((out[..., 3:, :] == 0).all() and (out[..., :, 5:] == 0).all())
+
+
+def test_reversed_channels_read_blue_first() -> None:
+    normalize = NormalizeImages((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), reverse_channels=True)
+    images = torch.tensor([1, 2, 3], dtype=torch.uint8).view(1, 3, 1, 1)
+    out = normalize(images, torch.tensor([[1.0, 1.0]]))
+    assert out.flatten().tolist() == [3, 2, 1]

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from detr2d.structures import (
+    Batch,
+    Detections,
+    FeaturePyramid,
+    Predictions,
+    Targets,
+    check_shape,
+    map_tensors,
+    pad_stack,
+)
+
+
+@dataclass(frozen=True)
+class Nested(Batch):
+    targets: tuple[Targets, ...]
+    maps: list[torch.Tensor]
+    name: str
+    nothing: None = None
+
+
+def targets(count: int) -> Targets:
+    return Targets(torch.arange(count), torch.rand(count, 9))
+
+
+def test_check_shape_accepts_letters_that_agree_and_literal_numbers() -> None:
+    sizes: dict[str, int] = {}
+    check_shape("a", torch.zeros(2, 5, 3), "B V 3", sizes)
+    check_shape("b", torch.zeros(2, 5), "B V", sizes)
+    assert sizes == {"B": 2, "V": 5}
+
+
+@pytest.mark.parametrize(
+    "shape, letters",
+    [((3, 4), "B V"), ((2,), "B V"), ((2, 5, 4), "B V 3"), ((2, 5, 3, 1), "B V 3")],
+    ids=["letter differs", "rank too low", "literal differs", "rank too high"],
+)
+def test_check_shape_names_the_tensor_and_both_shapes(shape: tuple[int, ...], letters: str) -> None:
+    with pytest.raises(ValueError, match="points must have shape") as error:
+        check_shape("points", torch.zeros(shape), letters, {"B": 2, "V": 5})
+    assert letters in str(error.value)
+    assert str(tuple(shape)) in str(error.value)
+
+
+def test_map_tensors_reaches_nested_values_and_leaves_the_rest() -> None:
+    value = Nested((targets(2), targets(0)), [torch.ones(3)], "kept")
+    doubled = map_tensors(value, lambda tensor: tensor * 2)
+    assert torch.equal(doubled.targets[0].boxes, value.targets[0].boxes * 2)
+    assert torch.equal(doubled.maps[0], torch.full((3,), 2.0))
+    assert (doubled.name, doubled.nothing, len(doubled.targets)) == ("kept", None, 2)
+
+
+def test_to_moves_every_tensor() -> None:
+    value = Nested((targets(2),), [torch.ones(3)], "kept").to("meta")
+    assert value.targets[0].labels.device.type == "meta"
+    assert value.maps[0].device.type == "meta"
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_targets_count_their_objects(count: int) -> None:
+    assert len(targets(count)) == count
+
+
+def test_targets_refuse_labels_and_boxes_of_unequal_length() -> None:
+    with pytest.raises(ValueError, match=r"boxes must have shape \(T D\) with T=2"):
+        Targets(torch.arange(2), torch.rand(3, 9))
+
+
+def test_predictions_refuse_codes_of_other_queries() -> None:
+    with pytest.raises(ValueError, match="codes must have shape"):
+        Predictions(torch.zeros(2, 1, 5, 10), torch.zeros(2, 1, 4, 10))
+
+
+def test_detections_select_by_mask_and_by_index() -> None:
+    found = Detections(
+        scores=torch.tensor([0.9, 0.5, 0.1]),
+        labels=torch.tensor([3, 1, 2]),
+        boxes=torch.arange(27.0).view(3, 9),
+        queries=torch.tensor([8, 4, 6]),
+    )
+    assert found.select(found.scores > 0.3).labels.tolist() == [3, 1]
+    assert found.select(torch.tensor([2, 0])).queries.tolist() == [6, 8]
+    assert len(found.select(torch.zeros(3, dtype=torch.bool))) == 0
+
+
+def test_feature_pyramid_iterates_finest_first() -> None:
+    pyramid = FeaturePyramid((torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 4, 4)))
+    assert [level.shape[-1] for level in pyramid] == [8, 4]
+    assert len(pyramid) == 2
+
+
+def test_pad_stack_keeps_values_at_the_start_and_fills_the_ends() -> None:
+    stacked = pad_stack([torch.ones(2, 1), torch.full((1, 3), 5.0)], fill=-1)
+    expected = [[[1, -1, -1], [1, -1, -1]], [[5, 5, 5], [-1, -1, -1]]]
+    assert stacked.tolist() == expected
+
+
+def test_pad_stack_keeps_the_type() -> None:
+    assert pad_stack([torch.zeros(2, dtype=torch.uint8)]).dtype == torch.uint8
