@@ -12,6 +12,7 @@ from nuscenes.eval.detection.utils import detection_name_to_rel_attributes
 
 from det3d.data.nuscenes import NuScenesConfig
 from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex
+from det3d.data.toy_world import make_toy_nuscenes
 from det3d.evaluation.nuscenes import (
     ATTRIBUTES,
     CLASS_RANGES,
@@ -274,6 +275,33 @@ def test_the_submission_says_that_it_uses_cameras_only(
     assert sorted(path.name for path in evaluator.output_dir.iterdir()) == [
         "metrics_details.json", "metrics_summary.json", "results_nusc.json",
     ]  # fmt: skip
+
+
+def test_toy_ground_truth_scores_one_in_every_class_present(tmp_path: Path) -> None:
+    root = make_toy_nuscenes(
+        tmp_path / "toy",
+        seed=7,
+        image_size=(48, 80),
+        frames_per_scene=4,
+        scenes_per_split=(2, 1),
+        workers=1,
+        coco=False,
+        progress=False,
+    )
+    toy = NuScenesConfig(
+        root=root,
+        version=VERSION,
+        evaluation_split=("mini_train", "mini_val"),
+        image_size=(48, 80),
+        index_dir=tmp_path / "index",
+    )
+    scenes, evaluator = list(toy.evaluation_set()), toy.evaluator(tmp_path / "evaluation")
+    metrics = evaluator.summarize(ground_truth(evaluator, scenes)).metrics
+    results = json.loads((evaluator.output_dir / "results_nusc.json").read_text())["results"]
+    present = {entry["detection_name"] for found in results.values() for entry in found}
+    assert len(scenes) == 12 and len(present) >= 5
+    found = {name: metrics[f"AP/{name}"] for name in DETECTION_CLASSES}
+    assert found == pytest.approx({name: float(name in present) for name in DETECTION_CLASSES})
 
 
 @pytest.fixture
