@@ -98,12 +98,15 @@ def choose_rows(
     if len(given) > 1:
         raise UserError(f"expected one of --sample, --scene and --split, got {' and '.join(given)}")
     if options.sample is not None:
+        if options.sample not in index.rows_by_token:
+            known = f"{index.version} ({len(index)} samples)"
+            raise UserError(f"no sample {options.sample!r} in {known}")
         return np.array([index.row(options.sample)])
     selection = options.scene or options.split or default
     rows = np.arange(len(index)) if selection is None else index.rows(selection)
     if options.results is not None and not given:
-        known = read_submission(options.results)
-        rows = np.array([row for row in rows if str(index.sample_tokens[row], "utf-8") in known])
+        found = read_submission(options.results)
+        rows = np.array([row for row in rows if str(index.sample_tokens[row], "utf-8") in found])
     if options.count is None:
         return spread(rows, None if options.video else 4)
     return spread(rows, options.count)

@@ -63,12 +63,15 @@ def read_submission(path: Path) -> dict[str, list[dict[str, Any]]]:
 def submission_detector(
     index: NuScenesIndex, results: Mapping[str, list[dict[str, Any]]], path: Path, score: float
 ) -> Detector:
-    """Looks detections of at least ``score`` up in the content of an official result file."""
+    """Looks detections of at least ``score`` up in the content of an official result file.
+
+    It raises ValueError for a sample that the file lacks or whose boxes are not complete.
+    """
 
     def detect(row: int) -> Findings:
         token = str(index.sample_tokens[row], "utf-8")
         if token not in results:
-            raise KeyError(f"{path} has no sample {token!r} ({len(results)} samples)")
+            raise ValueError(f"{path} has no sample {token!r} ({len(results)} samples)")
         try:
             found = read_result_boxes(index, token, results[token])
         except (KeyError, TypeError, ValueError) as error:
