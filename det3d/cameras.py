@@ -135,6 +135,11 @@ class CameraRig(Batch):
         chosen = {f.name: getattr(self, f.name).index_select(1, index) for f in fields(self)}
         return replace(self, **chosen)
 
+    def select_scene(self, scene: int) -> CameraRig:
+        """The rig of one scene, as a batch of one."""
+        one = {f.name: getattr(self, f.name)[scene : scene + 1] for f in fields(self)}
+        return replace(self, **one)
+
     def padded(self, num_cameras: int) -> CameraRig:
         """The rig with absent cameras appended until there are ``num_cameras``."""
         missing = num_cameras - self.num_cameras

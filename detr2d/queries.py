@@ -44,7 +44,7 @@ class AnchorQueries(nn.Module):
     def __init__(self, anchors: Tensor, channels: int, *, finest_period: float = 1 / 16) -> None:
         super().__init__()
         self.anchors = nn.Parameter(anchors.clone())
-        self.content = nn.Parameter(torch.zeros(channels))
+        self.content = nn.Parameter(torch.randn(channels))
         self.scale = 2 * math.pi / finest_period
         self.coordinate_channels = channels // 2
         self.embed = nn.Sequential(

@@ -6,6 +6,7 @@ cameras, samples image features there, and refines it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from det3d.boxes import MetricBox3D
-from det3d.camera_gather import CameraFeatures, camera_features
+from det3d.camera_gather import camera_features
 from det3d.camera_sampling import IndexedCameraSampling, RigFreeCameraSampling
 from det3d.geometry import Region
+from det3d.monocular import MonocularHead, MonocularLoss, ScenePredictions
 from det3d.structures import SceneBatch
 from detr2d.backbones.necks import FPN
 from detr2d.backbones.resnet import ResNetConfig
@@ -26,7 +28,13 @@ from detr2d.images import NormalizeImages
 from detr2d.losses import FocalClasses
 from detr2d.postprocess import top_detections
 from detr2d.queries import AnchorQueries, LearnedQueries
-from detr2d.structures import Detections, FeaturePyramid, Predictions, at_least_float32
+from detr2d.structures import (
+    Detections,
+    FeaturePyramid,
+    Predictions,
+    Targets,
+    at_least_float32,
+)
 
 
 class DETR3D(nn.Module):
@@ -43,6 +51,7 @@ class DETR3D(nn.Module):
         class_heads: list[nn.Module],
         box_heads: list[nn.Module],
         region: Region,
+        monocular: MonocularHead | None = None,
     ) -> None:
         super().__init__()
         self.normalize = normalize
@@ -53,10 +62,13 @@ class DETR3D(nn.Module):
         self.class_heads = nn.ModuleList(class_heads)
         self.box_heads = nn.ModuleList(box_heads)
         self.region = region
+        self.monocular = monocular
 
-    def forward(self, batch: SceneBatch) -> Predictions:
+    def forward(self, batch: SceneBatch) -> ScenePredictions:
         """Predictions of all layers; codes as ``MetricBox3D`` has them, centres in metres."""
-        memory = self.look(batch)
+        pyramid = self.look(batch)
+        canvas = (batch.images.shape[-2], batch.images.shape[-1])
+        memory = camera_features(pyramid.maps, batch.rig, canvas)
         query, reference = self.queries(len(batch))
         logits, codes, references, sampling_points = [], [], [reference], []
         heads = zip(self.decoder, self.class_heads, self.box_heads, strict=True)
@@ -70,20 +82,39 @@ class DETR3D(nn.Module):
             reference = centre.detach()
             references.append(reference)
             sampling_points.append(points)
-        return Predictions(
+        asked = self.monocular if self.training else None
+        return ScenePredictions(
             torch.stack(logits),
             torch.stack(codes),
             torch.stack(references).detach(),
             torch.stack(sampling_points),
+            monocular=asked and asked(pyramid.maps[0], batch.rig, canvas),
         )
 
-    def look(self, batch: SceneBatch) -> CameraFeatures:
-        """Image features of all cameras, absent ones included (their content never counts)."""
+    def look(self, batch: SceneBatch) -> FeaturePyramid:
+        """Image features (B * V, C, H_i, W_i) of all cameras, absent ones included."""
         images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         images = self.normalize(images, batch.rig.image_sizes.flatten(0, 1))
-        pyramid: FeaturePyramid = self.neck(self.backbone(images))
-        height, width = batch.images.shape[-2:]
-        return camera_features(pyramid.maps, batch.rig, (height, width))
+        return self.neck(self.backbone(images))
+
+
+class DETR3DCriterion:
+    """The set loss, and the monocular loss where the model was asked for its maps."""
+
+    def __init__(self, set_loss: SetCriterion, monocular: MonocularLoss, weight: float) -> None:
+        self.set_loss = set_loss
+        self.monocular = monocular
+        self.weight = weight
+
+    def __call__(
+        self, predictions: ScenePredictions, targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """Weighted scalar losses by name."""
+        losses = self.set_loss(predictions, targets)
+        if predictions.monocular is not None:
+            pixels = self.monocular(predictions.monocular, targets)
+            losses |= {name: self.weight * value for name, value in pixels.items()}
+        return losses
 
 
 def ring_anchors(count: int, region: Region, height: float = -1.0) -> Tensor:
@@ -129,6 +160,8 @@ class DETR3DConfig(SystemConfig):
     """Points per head of rig-free sampling; indexed sampling always has one."""
     region: Region = field(default_factory=Region)
     """Where objects can be, in the ref frame."""
+    monocular_weight: float = 0.0
+    """Weight of per-pixel class and depth supervision, for training from scratch; 0: none."""
     num_detections: int = 300
     """Detections kept per scene."""
 
@@ -156,6 +189,7 @@ class DETR3DConfig(SystemConfig):
                 box_head(self.channels, MetricBox3D.code_size) for _ in range(self.num_layers)
             ],
             region=self.region,
+            monocular=MonocularHead(self.channels, len(classes)) if self.monocular_weight else None,
         )
 
     def _build_queries(self) -> LearnedQueries | AnchorQueries:
@@ -181,14 +215,15 @@ class DETR3DConfig(SystemConfig):
             dropout=self.dropout,
         )
 
-    def build_criterion(self, classes: tuple[str, ...]) -> SetCriterion:
+    def build_criterion(self, classes: tuple[str, ...]) -> DETR3DCriterion:
         """Focal and L1 with the paper's weights."""
-        return SetCriterion(
+        set_loss = SetCriterion(
             classes=FocalClasses(),
             codec=MetricBox3D(),
             cost={"class": 2.0, "l1": 0.25},
             loss={"class": 2.0, "l1": 0.25},
         )
+        return DETR3DCriterion(set_loss, MonocularLoss(), self.monocular_weight)
 
     def postprocess(self, predictions: Predictions) -> list[Detections]:
         """The best (query, class) pairs of the last layer, without suppression."""
