@@ -15,7 +15,9 @@ from det3d.data.toy_traffic import DETECTION_CLASSES, Actor, Placement, make_sha
 Array = NDArray[np.float64]
 
 QUIET_TIME = 2.6  # seconds without any annotation in scenes that arrive at or leave the town
-RARE = tuple(name for name in DETECTION_CLASSES if name not in ("car", "pedestrian"))
+BULKIEST_FIRST = ("trailer", "bus", "truck", "construction_vehicle", "car", "barrier", "traffic_cone",
+                  "motorcycle", "bicycle", "pedestrian")  # fmt: skip
+FRACTIONS = np.linspace(0, 1, 201)  # of a path, where its nearest point to the ego is looked for
 DESCRIPTIONS = {
     "straight": "Drive straight through the town",
     "right": "Turn right at the intersection",
@@ -81,7 +83,7 @@ class ToyScene:
 
 
 def plan_split(split: str, names: list[str], seed: int, num_frames: int) -> list[ScenePlan]:
-    """Plans for the scenes of one split: every rare class is required in at least one of them."""
+    """Plans for the scenes of one split: every class is required in at least one of them."""
     busy = [i for i in range(len(names)) if i % 4 != 1 and i % 8 != 6]
     order = np.random.default_rng([seed, 77, *split.encode()])
     plans = []
@@ -92,7 +94,7 @@ def plan_split(split: str, names: list[str], seed: int, num_frames: int) -> list
             kind = "leave"
         else:
             kind = str(order.choice(["straight", "right", "left", "stop"]))
-        required = tuple(c for j, c in enumerate(RARE) if busy[j % len(busy)] == i)
+        required = tuple(c for j, c in enumerate(DETECTION_CLASSES) if busy[j % len(busy)] == i)
         plans.append(ScenePlan(name, split, i, seed, kind, required, num_frames))
     return plans
 
@@ -107,10 +109,12 @@ def build_scene(plan: ScenePlan) -> ToyScene:
     low, high = route.min(0) - 85, route.max(0) + 85
     town = Town(main, cross, (float(low[0]), float(low[1]), float(high[0]), float(high[1])))
     light = make_light(plan.rng(1))
-    fixtures = make_fixtures(town, plan.rng(2))
     quiet = {"arrive": (0.0, QUIET_TIME), "leave": (plan.duration - QUIET_TIME, plan.duration)}
-    placement = Placement(ego, plan.duration, fixtures, quiet.get(plan.kind))
-    _Populator(plan, town, ego, placement).fill()
+    placement = Placement(ego, plan.duration, quiet.get(plan.kind))
+    populator = _Populator(plan, town, ego, placement)
+    populator.require()
+    fixtures = placement.keep_clear_of(make_fixtures(town, plan.rng(2)))
+    populator.fill()
     turn = float(rng.uniform(-np.pi, np.pi))
     centre = (low + high) / 2
     reach = np.linalg.norm(high - low) / 2 + rng.uniform(10, 60, 2)
@@ -156,22 +160,31 @@ class _Populator:
         self.scale = (95 + route) / 230
         self.speeds = {key: self.rng.uniform(4, 9) for key in ("east", "west", "north", "south")}
 
+    def require(self) -> None:
+        """Place one of each required class where the ego car passes in mid-scene."""
+        place = {"barrier": self._line, "traffic_cone": self._line, "bicycle": self._beside,
+                 "motorcycle": self._beside, "pedestrian": self._standing}  # fmt: skip
+        for name in sorted(self.plan.required, key=BULKIEST_FIRST.index):
+            farthest = 26.0 if name in ("barrier", "traffic_cone") else 38.0
+            reaches = np.linspace(12, farthest, 300).tolist()
+            method = place.get(name, self._parked)
+            if not any(method(name, self._anchor(0.3, 0.7), reach) for reach in reaches):
+                raise RuntimeError(f"{self.plan.name}: no room for a {name} beside the route")
+
     def fill(self) -> None:
-        """Place required classes first, then the usual crowd."""
-        for name in self.plan.required:
-            self._require(name)
+        """Place the usual crowd."""
         rng = self.rng
-        for _ in range(rng.poisson(1.1 * self.scale)):
+        for _ in range(rng.poisson(0.8 * self.scale)):
             self._work_zone(self._anchor(), full=bool(rng.random() < 0.5))
         counts = (
-            (self._convoy, "car", rng.integers(1, 4)),
-            (self._parked, "car", 26), (self._moving, "car", 16), (self._moving, "truck", 2.4),
-            (self._parked, "truck", 1.8), (self._moving, "bus", 0.6), (self._parked, "bus", 0.3),
-            (self._parked, "trailer", 0.6), (self._moving, "motorcycle", 2.2),
-            (self._beside, "motorcycle", 1.6), (self._moving, "bicycle", 1.8),
-            (self._beside, "bicycle", 2.0), (self._walking, "pedestrian", 26),
-            (self._crossing, "pedestrian", 7), (self._standing, "pedestrian", 6),
-            (self._line, "barrier", 1.3), (self._line, "traffic_cone", 1.6),
+            (self._convoy, "car", 1.6), (self._parked, "car", 14), (self._moving, "car", 11),
+            (self._moving, "truck", 1.8), (self._parked, "truck", 1.4), (self._moving, "bus", 0.5),
+            (self._parked, "bus", 0.3), (self._parked, "trailer", 0.5),
+            (self._parked, "construction_vehicle", 0.2), (self._moving, "motorcycle", 1.6),
+            (self._beside, "motorcycle", 0.9), (self._moving, "bicycle", 1.5),
+            (self._beside, "bicycle", 1.0), (self._walking, "pedestrian", 12),
+            (self._crossing, "pedestrian", 5), (self._standing, "pedestrian", 3),
+            (self._line, "barrier", 1.0), (self._line, "traffic_cone", 0.8),
         )  # fmt: skip
         for place, name, mean in counts:
             for _ in range(int(rng.poisson(mean * self.scale))):
@@ -179,15 +192,6 @@ class _Populator:
 
     def _attempt(self, place: object, name: str, tries: int) -> bool:
         return any(place(name, self._anchor()) for _ in range(tries))  # type: ignore[operator]
-
-    def _require(self, name: str) -> None:
-        """Place one of a class where the ego car passes in mid-scene."""
-        place = {"barrier": self._line, "traffic_cone": self._line, "bicycle": self._beside,
-                 "motorcycle": self._beside}.get(name, self._parked)  # fmt: skip
-        for reach in np.linspace(14, 48, 400):
-            if place(name, self._anchor(0.3, 0.7), float(reach)):
-                return
-        raise RuntimeError(f"{self.plan.name}: found no room for a {name} beside the route")
 
     def _anchor(self, early: float = 0.0, late: float = 1.0) -> Array:
         """Where the ego car is at a random time, as x, y, yaw."""
@@ -316,7 +320,7 @@ class _Populator:
         gap = self.rng.uniform(9, 32) * (-1 if self.plan.kind == "stop" else self._side()) + 1.35
         name = str(self.rng.choice([name, "truck", "motorcycle"], p=[0.8, 0.1, 0.1]))
         motion = Motion(self.ego.path, self.ego.times, self.ego.distances + gap)
-        return self._actor(name, motion, rider=True)
+        return self._actor(name, motion, rider=name == "motorcycle")
 
     def _line(self, name: str, anchor: Array, reach: float = 26.0) -> bool:
         """A short row of barriers or cones along the street."""
@@ -354,6 +358,3 @@ class _Populator:
         for _ in range(2):
             where = np.array([x, y]) + self.rng.uniform(-7, 7) * along - self.rng.uniform(1.2, 2.5) * left
             self._actor("pedestrian", resting(*where, self.rng.uniform(-np.pi, np.pi)), worker=True)
-
-
-FRACTIONS = np.linspace(0, 1, 201)

@@ -86,11 +86,11 @@ class Fixture:
 
 
 LIGHTS = {  # sun elevation in degrees, direct, ambient, zenith, horizon, shadow, haze
-    "noon": (58, (0.62, 0.68, 0.72), (0.44, 0.40, 0.37), (0.80, 0.52, 0.28), (0.93, 0.85, 0.76), 0.5, 420),
-    "overcast": (65, (0.14, 0.14, 0.14), (0.70, 0.69, 0.68), (0.70, 0.67, 0.64), (0.83, 0.82, 0.81), 0.22, 260),
-    "evening": (17, (0.30, 0.55, 0.85), (0.42, 0.34, 0.32), (0.66, 0.46, 0.40), (0.52, 0.72, 0.95), 0.42, 330),
-    "dusk": (8, (0.10, 0.08, 0.09), (0.33, 0.24, 0.21), (0.34, 0.20, 0.14), (0.48, 0.40, 0.52), 0.2, 240),
-    "mist": (40, (0.16, 0.17, 0.17), (0.62, 0.61, 0.59), (0.76, 0.76, 0.75), (0.80, 0.80, 0.79), 0.15, 95),
+    "noon": (58, (0.60, 0.65, 0.68), (0.58, 0.53, 0.49), (0.80, 0.52, 0.28), (0.93, 0.85, 0.76), 0.45, 420),
+    "overcast": (65, (0.16, 0.16, 0.16), (0.86, 0.84, 0.82), (0.70, 0.67, 0.64), (0.83, 0.82, 0.81), 0.22, 260),
+    "evening": (17, (0.36, 0.62, 0.92), (0.56, 0.47, 0.44), (0.66, 0.46, 0.40), (0.52, 0.72, 0.95), 0.38, 330),
+    "dusk": (8, (0.10, 0.09, 0.10), (0.46, 0.36, 0.32), (0.34, 0.20, 0.14), (0.48, 0.40, 0.52), 0.2, 240),
+    "mist": (40, (0.16, 0.17, 0.17), (0.76, 0.75, 0.73), (0.76, 0.76, 0.75), (0.80, 0.80, 0.79), 0.15, 95),
 }  # fmt: skip
 
 
@@ -199,20 +199,16 @@ def _fixture_shadows(size: tuple[int, int], town: Town, light: Light, fixtures: 
     """Shadows (h, w) of everything that stands still, 0 to 255."""
     shadows = np.zeros(size, np.uint8)
     for fixture in fixtures:
-        for hull in shadow_hulls(fixture.shape, light.sun, fixture.shape.vertices):
-            cv2.fillConvexPoly(shadows, _pixels(town, hull), 255, cv2.LINE_8, 4)  # type: ignore[call-overload]
+        outline = _pixels(town, shadow_outline(fixture.shape.vertices, light.sun))
+        cv2.fillConvexPoly(shadows, outline, 255, cv2.LINE_8, 4)
     return cv2.blur(shadows, (5, 5)).astype(np.uint8)
 
 
-def shadow_hulls(shape: Shape, sun: Array, vertices: Array) -> list[Array]:
-    """Ground polygons (k, 2) in the shadow of each solid; ``vertices`` (N, 3) are as placed."""
+def shadow_outline(vertices: Array, sun: Array) -> Array:
+    """Convex outline (k, 2) on the ground of the shadow of points (N, 3)."""
     reach = vertices[:, 2:] / max(sun[2], 0.2)
     cast = (vertices[:, :2] - reach * sun[:2]).astype(np.float32)
-    hulls = []
-    for solid in range(len(shape.lower)):
-        faces = shape.faces[(shape.solids == solid) & ~shape.details]
-        hulls.append(cv2.convexHull(cast[np.unique(faces)])[:, 0].astype(float))
-    return hulls
+    return cv2.convexHull(cast)[:, 0].astype(float)
 
 
 def _textured(colours: Image, labels: Image, shadows: Image, strength: float,
