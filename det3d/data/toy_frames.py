@@ -193,7 +193,9 @@ def write_map(path: Path, scene: ToyScene, ground: Ground) -> None:
     map_from_raster = np.array([
         [cos, -sin, east / RESOLUTION], [-sin, -cos, height - north / RESOLUTION],
     ])  # fmt: skip
-    mask = cv2.warpAffine(walkable, map_from_raster, (int(width), int(height)), flags=cv2.INTER_NEAREST)
+    mask = cv2.warpAffine(
+        walkable, map_from_raster, (int(width), int(height)), flags=cv2.INTER_NEAREST
+    )
     _write(path, cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
 
 

@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det3d.data.toy_mesh import SceneMesh, place_points
-from det3d.data.toy_rig import LIDAR, LIDAR_BEAMS, LIDAR_ELEVATION, LIDAR_RANGE, LIDAR_STEPS, yaw_to_matrix
+from det3d.data.toy_rig import (
+    LIDAR,
+    LIDAR_BEAMS,
+    LIDAR_ELEVATION,
+    LIDAR_RANGE,
+    LIDAR_STEPS,
+    yaw_to_matrix,
+)
 from det3d.data.toy_shapes import BOX_MARGIN, Shape
 
 Array = NDArray[np.float64]
@@ -65,7 +72,7 @@ def cast_sweep(mesh: SceneMesh, poses: Array, ego: Array, rng: np.random.Generat
     items = np.full(ranges.shape, GROUND)
     windows = _windows(mesh, poses, eye, turn)
     for item, window in windows.items():
-        hit = _hit_solids(mesh.shapes[item], poses[item], eye, rays[window])
+        hit = hit_solids(mesh.shapes[item], poses[item], eye, rays[window])
         closer = hit < ranges[window]
         ranges[window] = np.where(closer, hit, ranges[window])
         items[window] = np.where(closer, item, items[window])
@@ -99,13 +106,14 @@ def _windows(mesh: SceneMesh, poses: Array, eye: Array, turn: Array) -> dict[int
     first = np.floor((lowest - LIDAR_ELEVATION[0]) / gap).clip(0).astype(int)
     last = (np.floor((highest - LIDAR_ELEVATION[0]) / gap) + 2).clip(0, LIDAR_BEAMS).astype(int)
     seen = np.flatnonzero((nearest < LIDAR_RANGE) & (first < last))
-    return {
-        int(k): (np.arange(first[k], last[k])[:, None], (np.arange(start[k], stop[k]) % LIDAR_STEPS)[None])
-        for k in seen
-    }  # fmt: skip
+    windows = {}
+    for k in seen.tolist():
+        columns = np.arange(start[k], stop[k]) % LIDAR_STEPS
+        windows[k] = (np.arange(first[k], last[k])[:, None], columns[None])
+    return windows
 
 
-def _hit_solids(shape: Shape, pose: Array, eye: Array, rays: Array) -> Array:
+def hit_solids(shape: Shape, pose: Array, eye: Array, rays: Array) -> Array:
     """Distances (r, s) to the nearest solid of a shape along rays (r, s, 3); infinite if missed.
 
     A ray is inside a convex solid between the last face it enters and the first that it leaves.

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det3d.data.toy_backdrop import Backdrop, View, paint_backdrop
-from det3d.data.toy_faces import NEAR, OVERSAMPLING, SUBPIXEL_BITS, FrontFaces, front_faces
-from det3d.data.toy_faces import cut_near, project
+from det3d.data.toy_canvas import SUBPIXEL_BITS, fill_convex, to_fixed
+from det3d.data.toy_faces import NEAR, OVERSAMPLING, FrontFaces, cut_near, front_faces, project
 from det3d.data.toy_mesh import SceneMesh, place_vectors
 from det3d.data.toy_rig import yaw_to_matrix
 from det3d.data.toy_town import shadow_outline
@@ -54,9 +54,8 @@ def paint_camera(mesh: SceneMesh, poses: Array, ego: Array, view: View, backdrop
     shade = _paint_shadows(shadows, poses, rotation, eye, view)
     canvas = paint_backdrop(view, backdrop, ego, shade, labelled=labelled)
     height, width = view.size
-    canvas = cv2.resize(
-        canvas, (OVERSAMPLING * width, OVERSAMPLING * height), interpolation=cv2.INTER_NEAREST
-    )
+    large = (OVERSAMPLING * width, OVERSAMPLING * height)
+    canvas = np.asarray(cv2.resize(canvas, large, interpolation=cv2.INTER_NEAREST), np.uint8)
     faces = front_faces(mesh, poses, rotation, eye, view, backdrop.light)
     actors = np.unique(faces.items[faces.items < mesh.num_actors])
     distance = np.linalg.norm(poses[actors, :2] - eye[:2], axis=1)
@@ -65,29 +64,29 @@ def paint_camera(mesh: SceneMesh, poses: Array, ego: Array, view: View, backdrop
     ids[actors] = FIRST_ACTOR_ID + np.arange(len(actors))
     paints = np.concatenate([faces.colours, ids[faces.items, None]], 1).tolist()
     for outline, paint in zip(faces.outlines, paints, strict=True):
-        cv2.fillConvexPoly(canvas, outline, paint, cv2.LINE_8, SUBPIXEL_BITS)
-    small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+        fill_convex(canvas, outline, paint)
+    small = np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     seen = np.ascontiguousarray(canvas[1::2, 1::2, 3])
     visible = np.bincount(seen.ravel(), minlength=256)[FIRST_ACTOR_ID:][: len(actors)]
-    whole = _whole_pixels(faces, actors, (OVERSAMPLING * height, OVERSAMPLING * width))
+    whole = _whole_pixels(faces, actors, large)
     return CameraPicture(np.ascontiguousarray(small[..., :3]), seen, actors, visible, whole)
 
 
 def _whole_pixels(faces: FrontFaces, actors: Index, size: tuple[int, int]) -> Index:
-    """Pixels (K,) that each actor covers inside the image if it is painted alone."""
+    """Pixels (K,) that each actor covers if painted alone; size: sub-pixels across and down."""
     whole = np.zeros(len(actors), np.int64)
     for slot, actor in enumerate(actors):
         mine = [faces.outlines[k] for k in np.flatnonzero(faces.items == actor)]
         corners = np.concatenate(mine) >> SUBPIXEL_BITS
         # Even corners keep the choice of sub-pixels the same as in the full picture.
         left, top = np.maximum(corners.min(0) - 2, 0) // 2 * 2
-        right, bottom = np.minimum(corners.max(0) + 3, (size[1], size[0]))
+        right, bottom = np.minimum(corners.max(0) + 3, size)
         if right <= left or bottom <= top:
             continue
         mask = np.zeros((bottom - top, right - left), np.uint8)
         for outline in mine:
             shifted = outline - (np.array([left, top], np.int32) << SUBPIXEL_BITS)
-            cv2.fillConvexPoly(mask, shifted, 1, cv2.LINE_8, SUBPIXEL_BITS)
+            fill_convex(mask, shifted, (1,))
         whole[slot] = int(mask[1::2, 1::2].sum())
     return whole
 
@@ -109,8 +108,7 @@ def _paint_shadows(shadows: list[Array], poses: Array, rotation: Array, eye: Arr
         if part[:, 2].min() < NEAR:
             part = cut_near(part)
         if len(part) > 2:
-            outline = np.round(project(part, view) / OVERSAMPLING * 16).astype(np.int32)
-            cv2.fillConvexPoly(image, outline, 255, cv2.LINE_AA, 4)
+            fill_convex(image, to_fixed(project(part, view) / OVERSAMPLING), (255,), smooth=True)
     return image
 
 

@@ -71,7 +71,7 @@ class ShapeBuilder:
 
     def solid(self, first: ArrayLike, second: ArrayLike, colour: Colour,
               cap: Colour | None = None) -> ShapeBuilder:  # fmt: skip
-        """Add the convex hull of two rings (n, 3) with matching corners; ``cap`` paints the ends."""
+        """Add the hull of two rings (n, 3) with matching corners; ``cap`` paints the ends."""
         rings = np.stack([np.asarray(first, float), np.asarray(second, float)])
         following = np.concatenate([rings[:, 1:], rings[:, :1]], axis=1)
         self._quads = list(np.stack([rings[0], following[0], following[1], rings[1]], axis=1))
@@ -94,7 +94,9 @@ class ShapeBuilder:
         """Add a box whose top is shorter by ``taper``: at the front, the rear and each side."""
         front, rear, side = taper
         bottom = _rectangle(lower[0], lower[1], upper[0], upper[1], lower[2])
-        top = _rectangle(lower[0] + rear, lower[1] + side, upper[0] - front, upper[1] - side, upper[2])
+        top = _rectangle(
+            lower[0] + rear, lower[1] + side, upper[0] - front, upper[1] - side, upper[2]
+        )
         return self.solid(bottom, top, colour, cap)
 
     def prism(self, centre: Sequence[float], radius: float, top_radius: float, height: float,
@@ -103,7 +105,9 @@ class ShapeBuilder:
         angles = (np.arange(sides) + 0.5) * 2 * np.pi / sides
         circle = np.stack([stretch * np.cos(angles), np.sin(angles), np.zeros(sides)], -1)
         base = np.asarray(centre, float)
-        return self.solid(base + radius * circle, base + top_radius * circle + (0, 0, height), colour)
+        return self.solid(
+            base + radius * circle, base + top_radius * circle + (0, 0, height), colour
+        )
 
     def disc(self, centre: Sequence[float], radius: float, width: float, colour: Colour,
              hub: Colour | None = None) -> ShapeBuilder:  # fmt: skip
@@ -124,7 +128,7 @@ class ShapeBuilder:
         ends = np.array([start, end], float)
         along = ends[1] - ends[0]
         across = np.array([-along[2], 0.0, along[0]])
-        across *= thickness / 2 / max(np.linalg.norm(across), 1e-9)
+        across *= thickness / 2 / float(np.linalg.norm(across))
         half = np.array([0, width / 2, 0])
         offsets = np.stack([across + half, across - half, -across - half, -across + half])
         return self.solid(ends[0] + offsets, ends[1] + offsets, colour)

@@ -125,10 +125,10 @@ class Placement:
         self._poses = np.zeros((MOST_ITEMS, len(self.times), 3))
         self._half = np.zeros((MOST_ITEMS, 2))
         self._span = np.zeros((MOST_ITEMS, 2))
-        self._occupy(body, EGO_HALF + (0.8, 0.25), 0.0, 2.0)
+        self._occupy(body, EGO_HALF + np.array([0.8, 0.25]), 0.0, 2.0)
 
     def keep_clear_of(self, fixtures: list[Fixture]) -> list[Fixture]:
-        """From now on stay clear of fixtures; returns those that no actor so far is in the way of."""
+        """Stay clear of fixtures from now on; returns those that no actor is in the way of."""
         kept = []
         for fixture in fixtures:
             lower, upper = fixture.shape.bounds
@@ -148,10 +148,18 @@ class Placement:
     def offer(self, actor: Actor) -> bool:
         """Add the actor if it stays clear of everything; tell whether it was added."""
         poses = actor.motion.poses(self.times)
-        gap = (0.12, 0.12) if actor.name in ("pedestrian", "barrier", "traffic_cone") else (0.45, 0.15)
+        gap = (
+            (0.12, 0.12)
+            if actor.name in ("pedestrian", "barrier", "traffic_cone")
+            else (0.45, 0.15)
+        )
         half = actor.size[:2] / 2 + gap
         full = self._count >= MOST_ITEMS
-        if full or not self._quietly(poses) or not self._untouched(poses, half, float(actor.size[2])):
+        if (
+            full
+            or not self._quietly(poses)
+            or not self._untouched(poses, half, float(actor.size[2]))
+        ):
             return False
         self.actors.append(actor)
         self._occupy(poses, actor.size[:2] / 2, 0.0, float(actor.size[2]))
