@@ -141,10 +141,10 @@ def _panorama(light: Light, rng: np.random.Generator) -> Image:
     sky = np.broadcast_to(sky, (rows, columns, 3)).astype(np.float32)
     noise = rng.normal(size=(rows, columns)).astype(np.float32)
     wide = np.concatenate([noise, noise, noise], 1)
-    clouds = sum(
-        weight * _unit(cv2.GaussianBlur(wide, (0, 0), spread, sigmaY=spread * 0.45))
-        for spread, weight in ((34.0, 1.0), (11.0, 0.55), (4.0, 0.25))
-    )[:, columns : 2 * columns]
+    clouds = np.zeros((rows, columns))
+    for spread, weight in ((34.0, 1.0), (11.0, 0.55), (4.0, 0.25)):
+        soft = np.asarray(cv2.GaussianBlur(wide, (0, 0), spread, sigmaY=spread * 0.45))
+        clouds += weight * (soft / soft.std())[:, columns : 2 * columns]
     cover = np.clip((clouds - rng.uniform(0.2, 1.0)) * 0.6, 0, 0.8)[..., None]
     bright = np.clip(0.35 * light.zenith + 0.75 * light.horizon + 0.12, 0, 1)
     sky = sky * (1 - cover) + bright.astype(np.float32) * cover
@@ -159,10 +159,6 @@ def _panorama(light: Light, rng: np.random.Generator) -> Image:
         sky[top:, start : start + width] = light.horizon * (1 - air) + tone * air
         start += width
     return np.clip(cv2.GaussianBlur(sky, (0, 0), 0.6) * 255, 0, 255).astype(np.uint8)
-
-
-def _unit(values: Plane) -> Plane:
-    return values / values.std()
 
 
 def paint_backdrop(view: View, backdrop: Backdrop, pose: Array, shadows: Image,
@@ -187,17 +183,22 @@ def paint_backdrop(view: View, backdrop: Backdrop, pose: Array, shadows: Image,
         if labelled:
             found = cv2.remap(backdrop.labels, *place, cv2.INTER_NEAREST)
             labels[rows] = np.where(view.is_sky[rows], SKY, found)
-    return cv2.merge([image, labels])  # type: ignore[return-value]
+    return np.dstack([image, labels])
 
 
 def _sky(view: View, backdrop: Backdrop, yaw: float) -> Image:
     part = slice(0, view.sky_end)
-    columns = np.mod((view.azimuth[part] + np.float32(yaw)) / np.float32(PANORAMA_STEP), PANORAMA_SIZE[1])
-    lines = np.float32(PANORAMA_TOP / PANORAMA_STEP) - view.elevation[part] / np.float32(PANORAMA_STEP)
-    lines = np.clip(lines - 0.5, 0, PANORAMA_SIZE[0] - 1)
-    return cv2.remap(  # type: ignore[return-value]
-        backdrop.panorama, columns.astype(np.float32), lines, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+    columns = np.mod(
+        (view.azimuth[part] + np.float32(yaw)) / np.float32(PANORAMA_STEP), PANORAMA_SIZE[1]
     )
+    lines = np.float32(PANORAMA_TOP / PANORAMA_STEP) - view.elevation[part] / np.float32(
+        PANORAMA_STEP
+    )
+    lines = np.clip(lines - 0.5, 0, PANORAMA_SIZE[0] - 1)
+    columns = columns.astype(np.float32)
+    wrapped = cv2.BORDER_WRAP
+    sky = cv2.remap(backdrop.panorama, columns, lines, cv2.INTER_LINEAR, borderMode=wrapped)
+    return np.asarray(sky, np.uint8)
 
 
 def _ground_pixels(view: View, backdrop: Backdrop, pose: Array, rows: slice) -> tuple[Plane, Plane]:
@@ -212,7 +213,9 @@ def _ground_pixels(view: View, backdrop: Backdrop, pose: Array, rows: slice) -> 
     return np.clip(across, 24, width - 24), np.clip(down, 24, height - 24)
 
 
-def _ground(view: View, backdrop: Backdrop, place: tuple[Plane, Plane], shadows: Image, rows: slice) -> Image:
+def _ground(
+    view: View, backdrop: Backdrop, place: tuple[Plane, Plane], shadows: Image, rows: slice
+) -> Image:
     level = view.level[rows]
     scale = np.exp2(-level.astype(np.float32))
     across = place[0] * scale - np.float32(0.5) + backdrop.offsets[level, 0]
@@ -221,5 +224,7 @@ def _ground(view: View, backdrop: Backdrop, place: tuple[Plane, Plane], shadows:
     light = backdrop.light
     clear = np.exp(view.distance[rows] / np.float32(-light.haze))
     gain = clear * (1 - np.float32(light.shadow / 255) * shadows)
-    hazy = found * gain[..., None] + ((1 - clear) * 255)[..., None] * light.horizon.astype(np.float32)
+    hazy = found * gain[..., None] + ((1 - clear) * 255)[..., None] * light.horizon.astype(
+        np.float32
+    )
     return np.clip(hazy, 0, 255).astype(np.uint8)

@@ -68,7 +68,9 @@ def write_panoptic(path: Path, ids: Image, record: ImageRecord) -> None:
     path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
 
 
-def coco_files(split: str, frames: list[FrameRecord], image_size: tuple[int, int]) -> dict[str, Any]:
+def coco_files(
+    split: str, frames: list[FrameRecord], image_size: tuple[int, int]
+) -> dict[str, Any]:
     """Content of the instance and panoptic files of one split, by file name."""
     height, width = image_size
     images = [image for frame in frames for image in frame.images]

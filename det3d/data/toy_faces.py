@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det3d.data.toy_backdrop import View
-from det3d.data.toy_mesh import SceneMesh, footprints, lit_colours, place_points, place_vectors, to_local
+from det3d.data.toy_canvas import to_fixed
+from det3d.data.toy_mesh import (
+    SceneMesh,
+    footprints,
+    lit_colours,
+    place_points,
+    place_vectors,
+    to_local,
+)
 from det3d.data.toy_order import rank_items, rank_solids
 from det3d.data.toy_town import Light
 
@@ -16,7 +24,6 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 OVERSAMPLING = 2
-SUBPIXEL_BITS = 4
 NEAR = 0.2  # metres; polygons are cut there
 DETAIL_RANGE = 75.0  # metres beyond which windows and the like are not painted
 
@@ -114,7 +121,9 @@ def _paint_order(mesh: SceneMesh, poses: Array, eye: Array, eyes: Array, faces: 
     """Order of faces (F,): by item, then by solid, details after their solid's faces."""
     if not len(faces):
         return np.zeros(0, np.int64)
-    items, first, slots = np.unique(mesh.item_of_face[faces], return_index=True, return_inverse=True)
+    items, first, slots = np.unique(
+        mesh.item_of_face[faces], return_index=True, return_inverse=True
+    )
     lowest = np.minimum.reduceat(bounds[0], first)
     highest = np.maximum.reduceat(bounds[1], first)
     related = (lowest[:, None] <= highest[None]).all(-1)
@@ -142,10 +151,10 @@ def _colours(mesh: SceneMesh, faces: Index, poses: Array, points: Array, light: 
 
 def _outlines(points: Array, pixels: Array, corners: Index, view: View) -> list[NDArray[np.int32]]:
     """Polygons in fixed-point sub-pixels, cut at the near plane where they pass it."""
-    fixed = np.round(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
+    fixed = to_fixed(pixels)
     counts = corners.tolist()
     outlines = [polygon[:count] for polygon, count in zip(fixed, counts, strict=True)]
     for face in np.flatnonzero((points[..., 2] < NEAR).any(1)):
         cut = cut_near(points[face, : counts[face]])
-        outlines[face] = np.round(project(cut, view) * 2**SUBPIXEL_BITS).astype(np.int32)
+        outlines[face] = to_fixed(project(cut, view))
     return outlines

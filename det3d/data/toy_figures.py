@@ -8,8 +8,15 @@ from det3d.data.toy_shapes import DARK, FRONT, LEFT, REAR, RIGHT, Colour, Shape
 from det3d.data.toy_shapes import ShapeBuilder as Builder
 from det3d.data.toy_vehicles import HEAD_LIGHT, TAIL_LIGHT, random_paint, shade
 
+Spot = tuple[float, float]
+
 SKIN: tuple[Colour, ...] = ((0.55, 0.68, 0.88), (0.4, 0.52, 0.72), (0.2, 0.28, 0.42))
-HAIR: tuple[Colour, ...] = ((0.06, 0.07, 0.09), (0.1, 0.2, 0.35), (0.35, 0.6, 0.75), (0.6, 0.6, 0.6))
+HAIR: tuple[Colour, ...] = (
+    (0.06, 0.07, 0.09),
+    (0.1, 0.2, 0.35),
+    (0.35, 0.6, 0.75),
+    (0.6, 0.6, 0.6),
+)
 
 
 def _choose(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
@@ -41,17 +48,25 @@ def pedestrian(rng: np.random.Generator, *, child: bool = False, worker: bool = 
     b = Builder()
     for side in (-1, 1):
         foot = side * first * stride
-        b.beam((foot, side * 0.1 * h, 0.05), (0, side * 0.09 * h, hip), 0.17 * h, 0.16 * h, trousers)
-        b.box((foot - 0.1 * h, side * 0.1 * h - 0.06, 0), (foot + 0.17 * h, side * 0.1 * h + 0.06, 0.09), DARK)
-    b.box((-0.13 * h, -0.2 * h, hip), (0.13 * h, 0.2 * h, neck), coat, taper=(-0.02, 0.02, -0.04 * h))
+        b.beam(
+            (foot, side * 0.1 * h, 0.05), (0, side * 0.09 * h, hip), 0.17 * h, 0.16 * h, trousers
+        )
+        b.box(
+            (foot - 0.1 * h, side * 0.1 * h - 0.06, 0),
+            (foot + 0.17 * h, side * 0.1 * h + 0.06, 0.09),
+            DARK,
+        )
+    b.box(
+        (-0.13 * h, -0.2 * h, hip), (0.13 * h, 0.2 * h, neck), coat, taper=(-0.02, 0.02, -0.04 * h)
+    )
     b.panel(FRONT, 0.42, 0.58, 0.1, 0.98, shade(coat, 0.6 if sum(coat) > 1 else 1.8))
     if worker:
         for side in range(4):
             b.panel(side, 0, 1, 0.3, 0.42, (0.9, 0.9, 0.9), 0.3)
     for side in (-1, 1):
         hand = -side * first * stride * 0.8
-        b.beam((hand, side * 0.28 * h, 0.78 * h), (0, side * 0.27 * h, neck - 0.04), 0.11 * h, 0.1 * h,
-               shade(coat, 0.85))  # fmt: skip
+        shoulder = (0, side * 0.27 * h, neck - 0.04)
+        b.beam((hand, side * 0.28 * h, 0.78 * h), shoulder, 0.11 * h, 0.1 * h, shade(coat, 0.85))
     cover = (0.1, 0.8, 0.95) if worker else _choose(rng, HAIR)
     _head(b, rng, 0.02 * h, neck + 0.02, 0.22 * h, cover)
     if not worker and rng.random() < 0.3:
@@ -59,8 +74,7 @@ def pedestrian(rng: np.random.Generator, *, child: bool = False, worker: bool = 
     return b.build()
 
 
-def _rider(b: Builder, rng: np.random.Generator, seat: tuple[float, float], bars: tuple[float, float],
-           foot: tuple[float, float]) -> None:  # fmt: skip
+def _rider(b: Builder, rng: np.random.Generator, seat: Spot, bars: Spot, foot: Spot) -> None:
     """A seated person; seat, bars and foot are (x, z)."""
     coat, trousers = random_paint(rng), random_paint(rng)
     shoulder = (seat[0] + 0.55 * (bars[0] - seat[0]) * 0.8, seat[1] + 0.55)
@@ -70,7 +84,9 @@ def _rider(b: Builder, rng: np.random.Generator, seat: tuple[float, float], bars
         b.beam((knee[0], y, knee[1]), (foot[0], y, foot[1]), 0.13, 0.12, trousers)
     b.beam((seat[0], 0, seat[1] - 0.05), (shoulder[0], 0, shoulder[1]), 0.26, 0.4, coat)
     for y in (-0.24, 0.24):
-        b.beam((shoulder[0], y, shoulder[1] - 0.06), (bars[0], y, bars[1]), 0.1, 0.1, shade(coat, 0.85))
+        b.beam(
+            (shoulder[0], y, shoulder[1] - 0.06), (bars[0], y, bars[1]), 0.1, 0.1, shade(coat, 0.85)
+        )
     cover = random_paint(rng) if rng.random() < 0.7 else _choose(rng, HAIR)
     _head(b, rng, shoulder[0] + 0.06, shoulder[1] + 0.02, 0.24, cover)
 
@@ -84,7 +100,13 @@ def bicycle(rng: np.random.Generator, *, rider: bool) -> Shape:
     for x in (-base, base):
         b.disc((x, 0, radius), radius, 0.06, DARK, grey)
     crank, seat, stem = (-0.05, 0.3 * k), (-0.22 * k, 0.9 * k), (0.38 * k, 0.85 * k)
-    for p, q in ((crank, stem), (crank, seat), (seat, stem), ((-base, radius), crank), ((base, radius), stem)):
+    for p, q in (
+        (crank, stem),
+        (crank, seat),
+        (seat, stem),
+        ((-base, radius), crank),
+        ((base, radius), stem),
+    ):
         b.beam((p[0], 0, p[1]), (q[0], 0, q[1]), 0.07, 0.06, paint)
     b.box((-0.36 * k, -0.08, 0.9 * k), (-0.08 * k, 0.08, 0.97 * k), DARK)
     b.box((0.36 * k, -0.28 * k, 0.97 * k), (0.44 * k, 0.28 * k, 1.03 * k), DARK)
@@ -105,11 +127,21 @@ def motorcycle(rng: np.random.Generator, *, rider: bool) -> Shape:
     b = Builder()
     for x in (-base, base):
         b.disc((x, 0, radius), radius, 0.16, DARK, (0.5, 0.5, 0.5))
-    b.box((-0.4 * k, -0.17, 0.25 * k), (0.3 * k, 0.17, 0.62 * k), paint if scooter else (0.25, 0.25, 0.25))
+    b.box(
+        (-0.4 * k, -0.17, 0.25 * k),
+        (0.3 * k, 0.17, 0.62 * k),
+        paint if scooter else (0.25, 0.25, 0.25),
+    )
     b.box((-0.1 * k, -0.16, 0.63 * k), (0.38 * k, 0.16, 0.92 * k), paint, taper=(0.1, 0.12, 0.03))
     b.box((-0.85 * k, -0.14, 0.66 * k), (-0.11 * k, 0.14, 0.82 * k), DARK, taper=(0, 0.12, 0))
     b.panel(REAR, 0.2, 0.8, 0.1, 0.9, TAIL_LIGHT, 0.5)
-    b.beam((base, 0, radius), (0.42 * k, 0, 0.95 * k), 0.12, 0.18, paint if scooter else (0.4, 0.4, 0.4))
+    b.beam(
+        (base, 0, radius),
+        (0.42 * k, 0, 0.95 * k),
+        0.12,
+        0.18,
+        paint if scooter else (0.4, 0.4, 0.4),
+    )
     b.box((0.42 * k, -0.36 * k, 0.96 * k), (0.52 * k, 0.36 * k, 1.04 * k), DARK)
     b.box((0.5 * k, -0.14, 0.74 * k), (0.66 * k, 0.14, 0.98 * k), paint, taper=(0.06, 0, 0.02))
     b.panel(FRONT, 0.2, 0.8, 0.25, 0.85, HEAD_LIGHT, 0.6)
@@ -159,7 +191,9 @@ def traffic_cone(rng: np.random.Generator) -> Shape:
     paint = (0.08, 0.3, 0.92) if rng.random() < 0.65 else random_paint(rng)
     band: Colour = (0.92, 0.92, 0.92)
     b = Builder()
-    b.box((-radius - 0.05, -radius - 0.05, 0), (radius + 0.05, radius + 0.05, 0.06), shade(paint, 0.5))
+    b.box(
+        (-radius - 0.05, -radius - 0.05, 0), (radius + 0.05, radius + 0.05, 0.06), shade(paint, 0.5)
+    )
     cuts = (0.06, 0.36 * height, 0.56 * height, 0.72 * height, 0.85 * height, height)
     for k in range(5):
         low, high = cuts[k], cuts[k + 1]

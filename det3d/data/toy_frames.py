@@ -14,7 +14,7 @@ from det3d.data.toy_backdrop import Backdrop, make_backdrop, make_views
 from det3d.data.toy_coco import describe_image, panoptic_name, write_panoptic
 from det3d.data.toy_lidar import cast_sweep, count_points, sweep_file
 from det3d.data.toy_mesh import SceneMesh, item_poses, make_mesh
-from det3d.data.toy_paint import CameraPicture, paint_camera
+from det3d.data.toy_paint import CameraPicture, actor_shadows, paint_camera
 from det3d.data.toy_records import (
     AnnotationRecord,
     FrameRecord,
@@ -24,7 +24,7 @@ from det3d.data.toy_records import (
     log_name,
     make_token,
 )
-from det3d.data.toy_rig import CAMERAS, LIDAR, Sensor
+from det3d.data.toy_rig import LIDAR_CHANNEL, SENSORS
 from det3d.data.toy_scene import ScenePlan, ToyScene, build_scene
 from det3d.data.toy_town import PAVEMENT, RESOLUTION, ROAD, Ground, paint_ground
 from det3d.data.toy_traffic import ANNOTATION_RANGE
@@ -50,23 +50,44 @@ class FrameTask:
 
 @dataclass(frozen=True)
 class _Stage:
+    """A scene made ready: poses of all items (F, S, I, 3) and of the ego (F, S, 3) in the town.
+
+    F key frames, S sensors in rig order, the lidar last; moments (F, S) in seconds.
+    """
+
     scene: ToyScene
     mesh: SceneMesh
     backdrop: Backdrop
     ground: Ground
+    grain: NDArray[np.int16]
+    moments: Array
+    poses: Array
+    ego: Array
 
 
 @lru_cache(maxsize=1)
-def _stage(plan: ScenePlan) -> _Stage:
+def _stage(plan: ScenePlan, image_size: tuple[int, int]) -> _Stage:
     scene = build_scene(plan)
     ground = paint_ground(scene.town, scene.light, list(scene.fixtures), plan.rng(4))
     backdrop = make_backdrop(ground, scene.town.area[:2], scene.light, plan.rng(5))
-    return _Stage(scene, make_mesh(scene), backdrop, ground)
+    moments = scene.times[:, None] + np.array([sensor.delay for sensor in SENSORS])
+    height, width = image_size
+    grain = GRAIN * plan.rng(6).standard_normal((height + 64, width + 64, 1))
+    return _Stage(
+        scene=scene,
+        mesh=make_mesh(scene),
+        backdrop=backdrop,
+        ground=ground,
+        grain=np.repeat(np.round(grain).astype(np.int16), 3, axis=2),
+        moments=moments,
+        poses=item_poses(scene, moments),
+        ego=scene.ego.poses(moments),
+    )
 
 
 def render_frames(root: Path, task: FrameTask) -> list[FrameRecord]:
     """Write the files of the task's key frames under ``root``; the first frame adds the map."""
-    stage = _stage(task.plan)
+    stage = _stage(task.plan, task.image_size)
     if task.first == 0:
         write_map(root / map_name(task.plan), stage.scene, stage.ground)
     return [_render_frame(root, task, stage, frame) for frame in range(task.first, task.last)]
@@ -80,40 +101,41 @@ def map_name(plan: ScenePlan) -> str:
 def _render_frame(root: Path, task: FrameTask, stage: _Stage, frame: int) -> FrameRecord:
     scene, plan = stage.scene, task.plan
     rng = np.random.default_rng([plan.seed, 9, frame, *plan.name.encode()])
-    time = float(scene.times[frame])
-    sensors, images = [], []
+    shadows = actor_shadows(stage.mesh, stage.poses[frame, -1], scene.light.sun)
+    records = tuple(_sensor_record(task, stage, frame, slot) for slot in range(len(SENSORS)))
+    images = []
     pixels = np.zeros((2, len(scene.actors)), np.int64)  # visible, whole
-    for camera, view in zip(CAMERAS, make_views(task.image_size), strict=True):
-        moment = time + camera.delay
-        record = _sensor_record(task, scene, camera, moment, "jpg")
+    for slot, view in enumerate(make_views(task.image_size)):
         picture = paint_camera(
-            stage.mesh, item_poses(scene, moment), scene.ego.poses(moment), view, stage.backdrop,
-            labelled=task.coco,
+            stage.mesh, stage.poses[frame, slot], stage.ego[frame, slot], view, stage.backdrop,
+            shadows, labelled=task.coco,
         )  # fmt: skip
-        np.add.at(pixels, (slice(None), picture.actors), np.stack([picture.visible, picture.whole]))
-        _write_image(root / record.filename, picture.image, rng)
-        sensors.append(record)
+        pixels[0, picture.actors] += picture.visible
+        pixels[1, picture.actors] += picture.whole
+        _write_image(root / records[slot].filename, picture.image, stage.grain, rng)
         if task.coco:
-            images.append(_write_truth(root, record.filename, picture, scene))
-    record = _sensor_record(task, scene, LIDAR, time, "pcd.bin")
-    counts = _write_sweep(root / record.filename, stage, time, rng)
-    annotations = _annotations(scene, time, counts, pixels)
-    return FrameRecord(
-        plan, task.scene, frame, (*sensors, record), tuple(annotations), tuple(images)
-    )
+            images.append(_write_truth(root, records[slot].filename, picture, scene))
+    counts = _write_sweep(root / records[-1].filename, stage, frame, rng)
+    annotations = _annotations(stage, frame, counts, pixels)
+    return FrameRecord(plan, task.scene, frame, records, tuple(annotations), tuple(images))
 
 
-def _sensor_record(task: FrameTask, scene: ToyScene, sensor: Sensor, moment: float,
-                   suffix: str) -> SensorRecord:  # fmt: skip
-    timestamp = frame_time(task.scene, moment)
-    name = f"samples/{sensor.channel}/{log_name(task.plan)}__{sensor.channel}__{timestamp}.{suffix}"
-    x, y, yaw = scene.to_global(scene.ego.poses(moment))
-    return SensorRecord(sensor.channel, name, timestamp, (float(x), float(y), float(yaw)))
+def _sensor_record(task: FrameTask, stage: _Stage, frame: int, slot: int) -> SensorRecord:
+    channel = SENSORS[slot].channel
+    timestamp = frame_time(task.scene, stage.moments[frame, slot])
+    suffix = "pcd.bin" if channel == LIDAR_CHANNEL else "jpg"
+    name = f"samples/{channel}/{log_name(task.plan)}__{channel}__{timestamp}.{suffix}"
+    x, y, yaw = stage.scene.to_global(stage.ego[frame, slot]).tolist()
+    return SensorRecord(channel, name, timestamp, (x, y, yaw))
 
 
-def _write_image(path: Path, image: NDArray[np.uint8], rng: np.random.Generator) -> None:
-    grain = (GRAIN * rng.standard_normal(image.shape[:2], np.float32)).astype(np.int16)
-    noisy = cv2.add(image, cv2.merge([grain, grain, grain]), dtype=cv2.CV_8U)
+def _write_image(path: Path, image: NDArray[np.uint8], grain: NDArray[np.int16],
+                 rng: np.random.Generator) -> None:  # fmt: skip
+    """Write a JPEG with a random cut of the scene's grain."""
+    top, left = rng.integers(0, 64, 2)
+    height, width = image.shape[:2]
+    cut = grain[top : top + height, left : left + width]
+    noisy = cv2.add(image, cut, dtype=cv2.CV_8U)
     _write(path, cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
 
 
@@ -124,36 +146,33 @@ def _write_truth(root: Path, filename: str, picture: CameraPicture, scene: ToySc
     return record
 
 
-def _write_sweep(path: Path, stage: _Stage, time: float, rng: np.random.Generator) -> list[int]:
+def _write_sweep(path: Path, stage: _Stage, frame: int, rng: np.random.Generator) -> list[int]:
     """Write the lidar file; return the points in the box of every actor."""
-    ego, poses = stage.scene.ego.poses(time), item_poses(stage.scene, time)
+    ego, poses = stage.ego[frame, -1], stage.poses[frame, -1]
     sweep = cast_sweep(stage.mesh, poses, ego, rng)
     _write(path, sweep_file(sweep, ego, stage.mesh, rng))
-    return [
-        count_points(sweep, actor.shape, poses[k], float(ego[2]))
-        for k, actor in enumerate(stage.scene.actors)
-    ]
+    return count_points(sweep, stage.mesh, poses)
 
 
-def _annotations(scene: ToyScene, time: float, counts: list[int], pixels: NDArray[np.int64]
+def _annotations(stage: _Stage, frame: int, counts: list[int], pixels: NDArray[np.int64]
                  ) -> list[AnnotationRecord]:  # fmt: skip
     """Annotations of all actors within range of the ego at the time of the key frame."""
-    ego = scene.ego.poses(time)
+    ego, poses = stage.ego[frame, -1], stage.poses[frame, -1]
+    placed = stage.scene.to_global(poses)
     records = []
-    for k, actor in enumerate(scene.actors):
-        pose = actor.motion.poses(time)
-        if np.hypot(*(pose[:2] - ego[:2])) > ANNOTATION_RANGE:
+    for k, actor in enumerate(stage.scene.actors):
+        if np.hypot(*(poses[k, :2] - ego[:2])) > ANNOTATION_RANGE:
             continue
-        x, y, yaw = scene.to_global(pose)
+        x, y, yaw = placed[k].tolist()
         share = pixels[0, k] / max(pixels[1, k], 1)
-        length, width, height = actor.size
+        length, width, height = actor.size.tolist()
         records.append(
             AnnotationRecord(
                 actor=k,
                 category=actor.category,
-                pose=(float(x), float(y), actor.centre_height, float(yaw)),
-                size=(float(length), float(width), float(height)),
-                attribute=actor.attribute(time),
+                pose=(x, y, actor.centre_height, yaw),
+                size=(length, width, height),
+                attribute=actor.attribute(stage.moments[frame, -1]),
                 num_lidar_points=counts[k],
                 visibility=1 + int(np.searchsorted(VISIBILITY_BOUNDS, share)),
             )
@@ -174,7 +193,9 @@ def write_map(path: Path, scene: ToyScene, ground: Ground) -> None:
     map_from_raster = np.array([
         [cos, -sin, east / RESOLUTION], [-sin, -cos, height - north / RESOLUTION],
     ])  # fmt: skip
-    mask = cv2.warpAffine(walkable, map_from_raster, (int(width), int(height)), flags=cv2.INTER_NEAREST)
+    mask = cv2.warpAffine(
+        walkable, map_from_raster, (int(width), int(height)), flags=cv2.INTER_NEAREST
+    )
     _write(path, cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -9,11 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from det3d.data.toy_mesh import SceneMesh, place_points
-from det3d.data.toy_rig import LIDAR, LIDAR_BEAMS, LIDAR_ELEVATION, LIDAR_RANGE, LIDAR_STEPS, yaw_to_matrix
+from det3d.data.toy_rig import (
+    LIDAR,
+    LIDAR_BEAMS,
+    LIDAR_ELEVATION,
+    LIDAR_RANGE,
+    LIDAR_STEPS,
+    yaw_to_matrix,
+)
 from det3d.data.toy_shapes import BOX_MARGIN, Shape
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+Window = tuple[Index, Index]  # rows (r, 1) and columns (1, s) of the range image
 
 GROUND = -1
 NOTHING = -2
@@ -25,13 +34,15 @@ class Sweep:
     """One lidar revolution as a range image of beams (R) by azimuth steps (S).
 
     ranges (R, S) metres, infinite without return; items (R, S): what was hit, ``GROUND`` or
-    ``NOTHING``; rays (R, S, 3): unit directions in the town frame; eye (3,).
+    ``NOTHING``; rays (R, S, 3): unit directions in the town frame; eye (3,); windows: rows and
+    columns that may see each item.
     """
 
     ranges: Array
     items: Index
     rays: Array
     eye: Array
+    windows: dict[int, Window]
 
     @cached_property
     def points(self) -> Array:
@@ -59,57 +70,50 @@ def cast_sweep(mesh: SceneMesh, poses: Array, ego: Array, rng: np.random.Generat
     with np.errstate(divide="ignore"):
         ranges = np.where(rays[..., 2] < 0, (surface - eye[2]) / rays[..., 2], np.inf)
     items = np.full(ranges.shape, GROUND)
-    middle, radius = _spheres(mesh, poses)
-    gap = np.linalg.norm(middle[:, :2] - eye[:2], axis=1) - radius
-    for item in np.flatnonzero(gap < LIDAR_RANGE):
-        shape = mesh.shapes[item]
-        window = _window(shape, poses[item], eye, turn)
-        if window is None:
-            continue
-        hit = _hit_solids(shape, poses[item], eye, rays[window])
+    windows = _windows(mesh, poses, eye, turn)
+    for item, window in windows.items():
+        hit = hit_solids(mesh.shapes[item], poses[item], eye, rays[window])
         closer = hit < ranges[window]
         ranges[window] = np.where(closer, hit, ranges[window])
         items[window] = np.where(closer, item, items[window])
     lost = (ranges > LIDAR_RANGE) | (rng.random(ranges.shape) < DROPOUT)
     ranges[lost], items[lost] = np.inf, NOTHING
-    return Sweep(ranges, items, rays, eye)
+    return Sweep(ranges, items, rays, eye, windows)
 
 
-def _spheres(mesh: SceneMesh, poses: Array) -> tuple[Array, Array]:
-    lower, upper = mesh.bounds
-    return place_points((lower + upper) / 2, poses), np.linalg.norm(upper - lower, axis=1) / 2
-
-
-def _window(shape: Shape, pose: Array, eye: Array, turn: Array) -> tuple[Index, Index] | None:
-    """Rows (r, 1) and columns (1, s) of the range image that may see a shape's box."""
-    lower, upper = shape.bounds
-    lower, upper = lower - BOX_MARGIN, upper + BOX_MARGIN
-    pick = np.array([(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-    corners = place_points(np.where(pick, upper, lower), np.broadcast_to(pose, (8, 3)))
-    sensor = (corners - eye) @ turn @ LIDAR.ego_from_sensor
-    flat = np.linalg.norm(sensor[:, :2], axis=1)
-    azimuth = np.arctan2(sensor[:, 1], sensor[:, 0])
-    middle = np.arctan2(*sensor[:, 1::-1].sum(0)) if flat.min() > 1e-6 else 0.0
-    apart = (azimuth - middle + np.pi) % (2 * np.pi) - np.pi
-    start, stop = middle + apart.min(), middle + apart.max()
+def _windows(mesh: SceneMesh, poses: Array, eye: Array, turn: Array) -> dict[int, Window]:
+    """Where in the range image the box of each item may appear; items out of sight are left out."""
+    lower, upper = (bound + margin for bound, margin in zip(mesh.bounds, (-BOX_MARGIN, BOX_MARGIN),
+                                                            strict=True))  # fmt: skip
+    pick = np.array([(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)], bool)
+    corners = np.where(pick, upper[:, None], lower[:, None])  # (I, 8, 3)
+    placed = place_points(corners.reshape(-1, 3), np.repeat(poses, 8, axis=0)) - eye
+    sensor = np.einsum("nk,kj->nj", placed, turn @ LIDAR.ego_from_sensor).reshape(-1, 8, 3)
+    flat = np.linalg.norm(sensor[..., :2], axis=-1)
+    middle = np.arctan2(sensor[..., 1].sum(1), sensor[..., 0].sum(1))[:, None]
+    apart = (np.arctan2(sensor[..., 1], sensor[..., 0]) - middle + np.pi) % (2 * np.pi) - np.pi
     step = 2 * np.pi / LIDAR_STEPS
-    columns = np.arange(int(np.floor(start / step)) - 1, int(np.ceil(stop / step)) + 1) % LIDAR_STEPS
-    if stop - start > np.pi:
-        columns = np.arange(LIDAR_STEPS)
+    start = np.floor((middle[:, 0] + apart.min(1)) / step).astype(int) - 1
+    stop = np.ceil((middle[:, 0] + apart.max(1)) / step).astype(int) + 1
+    all_round = np.ptp(apart, axis=1) > 0.9 * np.pi
+    start, stop = np.where(all_round, 0, start), np.where(all_round, LIDAR_STEPS, stop)
     # Along an edge the elevation may pass that of both corners: bound it by the nearest distance.
-    nearest = max(flat.min() - np.linalg.norm((upper - lower)[:2]) / 2, 0.1)
-    low, high = sensor[:, 2].min(), sensor[:, 2].max()
-    lowest = np.arctan2(low, nearest if low < 0 else flat.max())
-    highest = np.arctan2(high, nearest if high > 0 else flat.max())
+    nearest = np.maximum(flat.min(1) - np.linalg.norm((upper - lower)[:, :2], axis=1) / 2, 0.1)
+    low, high = sensor[..., 2].min(1), sensor[..., 2].max(1)
+    lowest = np.arctan2(low, np.where(low < 0, nearest, flat.max(1)))
+    highest = np.arctan2(high, np.where(high > 0, nearest, flat.max(1)))
     gap = (LIDAR_ELEVATION[1] - LIDAR_ELEVATION[0]) / (LIDAR_BEAMS - 1)
-    first = max(int((lowest - LIDAR_ELEVATION[0]) // gap), 0)
-    last = min(int((highest - LIDAR_ELEVATION[0]) // gap) + 2, LIDAR_BEAMS)
-    if first >= last:
-        return None
-    return np.arange(first, last)[:, None], columns[None]
+    first = np.floor((lowest - LIDAR_ELEVATION[0]) / gap).clip(0).astype(int)
+    last = (np.floor((highest - LIDAR_ELEVATION[0]) / gap) + 2).clip(0, LIDAR_BEAMS).astype(int)
+    seen = np.flatnonzero((nearest < LIDAR_RANGE) & (first < last))
+    windows = {}
+    for k in seen.tolist():
+        columns = np.arange(start[k], stop[k]) % LIDAR_STEPS
+        windows[k] = (np.arange(first[k], last[k])[:, None], columns[None])
+    return windows
 
 
-def _hit_solids(shape: Shape, pose: Array, eye: Array, rays: Array) -> Array:
+def hit_solids(shape: Shape, pose: Array, eye: Array, rays: Array) -> Array:
     """Distances (r, s) to the nearest solid of a shape along rays (r, s, 3); infinite if missed.
 
     A ray is inside a convex solid between the last face it enters and the first that it leaves.
@@ -130,21 +134,23 @@ def _hit_solids(shape: Shape, pose: Array, eye: Array, rays: Array) -> Array:
     return np.where((enter <= leave) & (enter > 0), enter, np.inf).min(0)
 
 
-def count_points(sweep: Sweep, shape: Shape, pose: Array, ego_yaw: float) -> int:
-    """Lidar points inside the annotated box of a shape, as the benchmark counts them."""
-    window = _window(shape, pose, sweep.eye, yaw_to_matrix(ego_yaw))
-    if window is None:
-        return 0
-    points = sweep.points[window]
-    offset = points - [pose[0], pose[1], 0]
-    cos, sin = np.cos(pose[2]), np.sin(pose[2])
-    local = [cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0],
-             offset[..., 2]]  # fmt: skip
-    lower, upper = shape.bounds
-    inside = np.ones(points.shape[:2], bool)
-    for axis in range(3):
-        inside &= (local[axis] >= lower[axis] - BOX_MARGIN) & (local[axis] <= upper[axis] + BOX_MARGIN)
-    return int(inside.sum())
+def count_points(sweep: Sweep, mesh: SceneMesh, poses: Array) -> list[int]:
+    """Lidar points inside the annotated box of every actor, as the benchmark counts them."""
+    counts = [0] * mesh.num_actors
+    lower, upper = mesh.bounds
+    for actor, window in sweep.windows.items():
+        if actor >= mesh.num_actors:
+            break
+        x, y, yaw = poses[actor].tolist()
+        points = sweep.points[window]
+        along, across = points[..., 0] - x, points[..., 1] - y
+        cos, sin = math.cos(yaw), math.sin(yaw)
+        local = (cos * along + sin * across, cos * across - sin * along, points[..., 2])
+        inside = np.ones(along.shape, bool)
+        for value, low, high in zip(local, lower[actor], upper[actor], strict=True):
+            inside &= (value >= low - BOX_MARGIN) & (value <= high + BOX_MARGIN)
+        counts[actor] = int(inside.sum())
+    return counts
 
 
 def sweep_file(sweep: Sweep, ego: Array, mesh: SceneMesh, rng: np.random.Generator) -> bytes:

@@ -87,10 +87,15 @@ def make_mesh(scene: ToyScene) -> SceneMesh:
     )
 
 
-def item_poses(scene: ToyScene, time: float) -> Array:
-    """Poses (I, 3) of all items in the town frame; fixtures stay where they are modelled."""
-    actors = [actor.motion.poses(time) for actor in scene.actors]
-    return np.concatenate([np.array(actors).reshape(-1, 3), np.zeros((len(scene.fixtures), 3))])
+def item_poses(scene: ToyScene, times: Array) -> Array:
+    """Poses (..., I, 3) in the town frame of all items at times (...).
+
+    Fixtures stay where they are modelled.
+    """
+    poses = np.zeros((*times.shape, len(scene.actors) + len(scene.fixtures), 3))
+    for k, actor in enumerate(scene.actors):
+        poses[..., k, :] = actor.motion.poses(times)
+    return poses
 
 
 def place_vectors(vectors: Array, poses: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,13 +40,13 @@ def make_path(points: ArrayLike) -> Path:
     return Path(points, np.concatenate([[0.0], np.cumsum(lengths)]), headings)
 
 
-def straight(start: Sequence[float], heading: float, length: float) -> Path:
+def straight(start: ArrayLike, heading: float, length: float) -> Path:
     """A straight path of ``length`` metres."""
     first = np.asarray(start, float)
     return make_path([first, first + length * np.array([np.cos(heading), np.sin(heading)])])
 
 
-def turning(entry: Sequence[float], heading_in: float, exit_: Sequence[float], heading_out: float,
+def turning(entry: ArrayLike, heading_in: float, exit_: ArrayLike, heading_out: float,
             radius: float, reach: float = 300.0) -> Path:  # fmt: skip
     """Two straight lines joined by an arc.
 
@@ -67,7 +66,9 @@ def turning(entry: Sequence[float], heading_in: float, exit_: Sequence[float], h
     centre = corner - cut * d_in + radius * left
     angles = heading_in - np.sign(turn) * np.pi / 2 + np.linspace(0, turn, 33)
     arc = centre + radius * np.stack([np.cos(angles), np.sin(angles)], -1)
-    return make_path([corner - reach * d_in, *arc, corner + reach * d_out])
+    # Points just outside of the arc keep the headings of the straight parts exact.
+    entering = [corner - reach * d_in, arc[0] - 0.1 * d_in]
+    return make_path([*entering, *arc, arc[-1] + 0.1 * d_out, corner + reach * d_out])
 
 
 @dataclass(frozen=True)

@@ -71,14 +71,19 @@ class ShapeBuilder:
 
     def solid(self, first: ArrayLike, second: ArrayLike, colour: Colour,
               cap: Colour | None = None) -> ShapeBuilder:  # fmt: skip
-        """Add the convex hull of two rings (n, 3) with matching corners; ``cap`` paints the ends."""
+        """Add the hull of two rings (n, 3) with matching corners; ``cap`` paints the ends."""
         rings = np.stack([np.asarray(first, float), np.asarray(second, float)])
-        following = np.roll(rings, -1, axis=1)
+        following = np.concatenate([rings[:, 1:], rings[:, :1]], axis=1)
         self._quads = list(np.stack([rings[0], following[0], following[1], rings[1]], axis=1))
-        middle = rings.mean((0, 1))
+        # Sides wind outwards if the first ring turns counter-clockwise seen from the second.
+        around = _newell(rings[0]) + _newell(rings[1])
+        outward = around @ (rings[1].mean(0) - rings[0].mean(0)) > 0
         cap = cap or colour
-        for points, paint in [*((q, colour) for q in self._quads), (rings[0], cap), (rings[1], cap)]:
-            self._faces.append((_facing_out(points, middle), paint, 0.0, self._num_solids, False))
+        caps = (rings[0][::-1], rings[1]) if outward else (rings[0], rings[1][::-1])
+        for quad in self._quads:
+            points = quad if outward else quad[::-1]
+            self._faces.append((points, colour, 0.0, self._num_solids, False))
+        self._faces += [(points, cap, 0.0, self._num_solids, False) for points in caps]
         self._quads.append(rings[1])
         self._num_solids += 1
         return self
@@ -89,7 +94,9 @@ class ShapeBuilder:
         """Add a box whose top is shorter by ``taper``: at the front, the rear and each side."""
         front, rear, side = taper
         bottom = _rectangle(lower[0], lower[1], upper[0], upper[1], lower[2])
-        top = _rectangle(lower[0] + rear, lower[1] + side, upper[0] - front, upper[1] - side, upper[2])
+        top = _rectangle(
+            lower[0] + rear, lower[1] + side, upper[0] - front, upper[1] - side, upper[2]
+        )
         return self.solid(bottom, top, colour, cap)
 
     def prism(self, centre: Sequence[float], radius: float, top_radius: float, height: float,
@@ -98,7 +105,9 @@ class ShapeBuilder:
         angles = (np.arange(sides) + 0.5) * 2 * np.pi / sides
         circle = np.stack([stretch * np.cos(angles), np.sin(angles), np.zeros(sides)], -1)
         base = np.asarray(centre, float)
-        return self.solid(base + radius * circle, base + top_radius * circle + (0, 0, height), colour)
+        return self.solid(
+            base + radius * circle, base + top_radius * circle + (0, 0, height), colour
+        )
 
     def disc(self, centre: Sequence[float], radius: float, width: float, colour: Colour,
              hub: Colour | None = None) -> ShapeBuilder:  # fmt: skip
@@ -119,7 +128,7 @@ class ShapeBuilder:
         ends = np.array([start, end], float)
         along = ends[1] - ends[0]
         across = np.array([-along[2], 0.0, along[0]])
-        across *= thickness / 2 / max(np.linalg.norm(across), 1e-9)
+        across *= thickness / 2 / float(np.linalg.norm(across))
         half = np.array([0, width / 2, 0])
         offsets = np.stack([across + half, across - half, -across - half, -across + half])
         return self.solid(ends[0] + offsets, ends[1] + offsets, colour)
@@ -161,8 +170,8 @@ class ShapeBuilder:
         last = np.minimum(np.arange(MAX_CORNERS), corners[:, None] - 1)
         faces = starts[:, None] + last
         normals = _normals(vertices[faces])
-        solid_of_vertex = np.repeat(solids, corners)
-        members = [vertices[solid_of_vertex == s] for s in range(self._num_solids)]
+        # Details follow their solid, so the vertices of each solid lie together.
+        first_of_solid = np.searchsorted(np.repeat(solids, corners), np.arange(self._num_solids))
         return Shape(
             vertices=vertices,
             faces=faces,
@@ -173,8 +182,8 @@ class ShapeBuilder:
             glow=np.array(glow, float),
             solids=np.array(solids),
             details=np.array(details),
-            lower=np.stack([m.min(0) for m in members]),
-            upper=np.stack([m.max(0) for m in members]),
+            lower=np.minimum.reduceat(vertices, first_of_solid),
+            upper=np.maximum.reduceat(vertices, first_of_solid),
         )
 
 
@@ -183,14 +192,16 @@ def _rectangle(x0: float, y0: float, x1: float, y1: float, z: float) -> Array:
     return np.array([(x1, y0, z), (x1, y1, z), (x0, y1, z), (x0, y0, z)])
 
 
-def _facing_out(points: Array, middle: Array) -> Array:
-    """The polygon (k, 3), reversed if its normal points towards ``middle``."""
-    normal = _normals(points[None])[0]
-    return points if normal @ (points.mean(0) - middle) >= 0 else points[::-1]
+def _newell(polygons: Array) -> Array:
+    """Normals (..., 3) of polygons (..., k, 3), as long as twice their areas."""
+    following = np.concatenate([polygons[..., 1:, :], polygons[..., :1, :]], axis=-2)
+    x, y, z = polygons[..., 0], polygons[..., 1], polygons[..., 2]
+    p, q, r = following[..., 0], following[..., 1], following[..., 2]
+    parts = [y * r - z * q, z * p - x * r, x * q - y * p]
+    return np.stack([part.sum(-1) for part in parts], -1)
 
 
 def _normals(polygons: Array) -> Array:
-    """Unit normals (F, 3) of polygons (F, k, 3) by Newell's sum; repeated corners do not count."""
-    following = np.roll(polygons, -1, axis=1)
-    normals = np.cross(polygons, following).sum(1)
+    """Unit normals (F, 3) of polygons (F, k, 3); repeated corners do not count."""
+    normals = _newell(polygons)
     return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)

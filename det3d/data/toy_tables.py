@@ -58,7 +58,7 @@ def make_tables(frames: list[FrameRecord], image_size: tuple[int, int]) -> Table
         "category": [_named(name, about) for name, about in CATEGORIES.items()],
         "attribute": [_named(name, about) for name, about in ATTRIBUTES.items()],
         "visibility": [
-            {"token": str(k), "level": level, "description": f"{level[1:]} % of the pixels are visible"}
+            {"token": str(k), "level": level, "description": f"{level[1:]} % of it are visible"}
             for k, level in enumerate(VISIBILITIES, start=1)
         ],
         "sensor": [
@@ -123,9 +123,7 @@ def _linked(rows: Iterable[Row]) -> list[Row]:
     """The same rows with ``prev`` and ``next`` tokens, empty at the ends."""
     rows = list(rows)
     tokens = ["", *(row["token"] for row in rows), ""]
-    return [
-        {**row, "prev": tokens[k], "next": tokens[k + 2]} for k, row in enumerate(rows)
-    ]
+    return [{**row, "prev": tokens[k], "next": tokens[k + 2]} for k, row in enumerate(rows)]
 
 
 def _add_channel(tables: Tables, frames: list[FrameRecord], samples: list[str], slot: int,
@@ -138,7 +136,8 @@ def _add_channel(tables: Tables, frames: list[FrameRecord], samples: list[str], 
         token = make_token(plan.seed, plan.name, channel, frame.frame)
         x, y, yaw = record.pose
         tables["ego_pose"].append({
-            "token": token, "timestamp": record.timestamp, "translation": [round(x, 5), round(y, 5), 0.0],
+            "token": token, "timestamp": record.timestamp,
+            "translation": [round(x, 5), round(y, 5), 0.0],
             "rotation": [round(q, 9) for q in yaw_to_quaternion(yaw)],
         })  # fmt: skip
         rows.append({

@@ -6,20 +6,26 @@ is the ground. Traffic keeps to the right.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from det3d.data.toy_canvas import fill_convex, to_fixed
 from det3d.data.toy_shapes import FRONT, LEFT, REAR, RIGHT, Shape, ShapeBuilder
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
+Rectangle = tuple[float, float, float, float]
+Span = tuple[float, float]
+Stripe = tuple[Span, Span]  # along and across a street
 
 LANE = 3.5
 PARKING = 2.4
 SIDEWALK = 3.6
+CROSSING_GAP = 1.2  # metres between the kerb line of a street and the crossing beside it
 RESOLUTION = 0.1  # metres per ground pixel
 ROAD, PAVEMENT, TERRAIN, BUILDING, VEGETATION, POLE, SKY = range(1, 8)
 STUFF = ("road", "sidewalk", "terrain", "building", "vegetation", "pole", "sky")
@@ -27,7 +33,7 @@ STUFF = ("road", "sidewalk", "terrain", "building", "vegetation", "pole", "sky")
 
 @dataclass(frozen=True)
 class Street:
-    """One straight street: ``lanes`` in each direction, a parking strip and a sidewalk each side."""
+    """A straight street with ``lanes``, a parking strip and a sidewalk in each direction."""
 
     lanes: int
 
@@ -86,11 +92,16 @@ class Fixture:
 
 
 LIGHTS = {  # sun elevation in degrees, direct, ambient, zenith, horizon, shadow, haze
-    "noon": (58, (0.62, 0.68, 0.72), (0.44, 0.40, 0.37), (0.80, 0.52, 0.28), (0.93, 0.85, 0.76), 0.5, 420),
-    "overcast": (65, (0.14, 0.14, 0.14), (0.70, 0.69, 0.68), (0.70, 0.67, 0.64), (0.83, 0.82, 0.81), 0.22, 260),
-    "evening": (17, (0.30, 0.55, 0.85), (0.42, 0.34, 0.32), (0.66, 0.46, 0.40), (0.52, 0.72, 0.95), 0.42, 330),
-    "dusk": (8, (0.10, 0.08, 0.09), (0.33, 0.24, 0.21), (0.34, 0.20, 0.14), (0.48, 0.40, 0.52), 0.2, 240),
-    "mist": (40, (0.16, 0.17, 0.17), (0.62, 0.61, 0.59), (0.76, 0.76, 0.75), (0.80, 0.80, 0.79), 0.15, 95),
+    "noon": (58, (0.60, 0.65, 0.68), (0.58, 0.53, 0.49),
+        (0.80, 0.52, 0.28), (0.93, 0.85, 0.76), 0.45, 420),
+    "overcast": (65, (0.16, 0.16, 0.16), (0.86, 0.84, 0.82),
+        (0.70, 0.67, 0.64), (0.83, 0.82, 0.81), 0.22, 260),
+    "evening": (17, (0.36, 0.62, 0.92), (0.56, 0.47, 0.44),
+        (0.66, 0.46, 0.40), (0.52, 0.72, 0.95), 0.38, 330),
+    "dusk": (8, (0.10, 0.09, 0.10), (0.46, 0.36, 0.32),
+        (0.34, 0.20, 0.14), (0.48, 0.40, 0.52), 0.2, 240),
+    "mist": (40, (0.16, 0.17, 0.17), (0.76, 0.75, 0.73),
+        (0.76, 0.76, 0.75), (0.80, 0.80, 0.79), 0.15, 95),
 }  # fmt: skip
 
 
@@ -124,7 +135,9 @@ class Ground:
     labels: Image
 
 
-def paint_ground(town: Town, light: Light, fixtures: list[Fixture], rng: np.random.Generator) -> Ground:
+def paint_ground(
+    town: Town, light: Light, fixtures: list[Fixture], rng: np.random.Generator
+) -> Ground:
     """Draw streets, markings, pavements and lawns, and the shadows of the fixtures."""
     x0, y0, x1, y1 = town.area
     size = (round((y1 - y0) / RESOLUTION), round((x1 - x0) / RESOLUTION))
@@ -133,8 +146,8 @@ def paint_ground(town: Town, light: Light, fixtures: list[Fixture], rng: np.rand
         (town.main.edge, town.cross.edge, PAVEMENT),
         (town.main.kerb, town.cross.kerb, ROAD),
     ):
-        _fill(labels, town, (x0, -half_main, x1, half_main), label)
-        _fill(labels, town, (-half_cross, y0, half_cross, y1), label)
+        _fill(labels, town, (x0, -half_main, x1, half_main), (label,))
+        _fill(labels, town, (-half_cross, y0, half_cross, y1), (label,))
     asphalt = rng.uniform(0.26, 0.42)
     paving = rng.uniform(0.5, 0.68)
     palette = np.zeros((8, 3))
@@ -144,75 +157,89 @@ def paint_ground(town: Town, light: Light, fixtures: list[Fixture], rng: np.rand
     brightness = light.ambient + light.direct * light.sun[2]
     colours = np.clip(palette * brightness * 255, 0, 255).astype(np.uint8)[labels]
     marking = tuple(np.clip(0.86 * brightness * 255, 0, 255).tolist())
-    _markings(colours, town, marking, rng)
+    _mark(colours, town, marking, rng)
     shadows = _fixture_shadows(size, town, light, fixtures)
     return Ground(_textured(colours, labels, shadows, light.shadow, rng), labels)
 
 
 def _pixels(town: Town, points: Array) -> NDArray[np.int32]:
-    """Ground pixels with 4 fractional bits of points (N, 2) in metres."""
-    pixels = (points - np.array(town.area[:2])) / RESOLUTION - 0.5
-    return np.round(pixels * 16).astype(np.int32)
+    """Fixed-point ground pixels of points (N, 2) in metres."""
+    return to_fixed((points - np.array(town.area[:2])) / RESOLUTION - 0.5)
 
 
-def _fill(image: Image, town: Town, rectangle: tuple[float, float, float, float], colour: object) -> None:
+def _fill(image: Image, town: Town, rectangle: Rectangle, colour: Sequence[float]) -> None:
     x0, y0, x1, y1 = rectangle
     corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-    cv2.fillConvexPoly(image, _pixels(town, corners), colour, cv2.LINE_8, 4)  # type: ignore[call-overload]
+    fill_convex(image, _pixels(town, corners), colour)
 
 
-def _markings(image: Image, town: Town, colour: tuple[float, ...], rng: np.random.Generator) -> None:
-    """Centre lines, lane dashes, parking lines, stop lines and crossings of both streets."""
+def _mark(image: Image, town: Town, white: tuple[float, ...], rng: np.random.Generator) -> None:
+    """Paint the markings of both streets; centre lines are yellow in many towns."""
+    yellow = (white[0] * 0.35, white[1] * 0.8, white[2])
+    centre = yellow if rng.random() < 0.6 else white
     x0, y0, x1, y1 = town.area
-    yellow = (colour[0] * 0.35, colour[1] * 0.8, colour[2])
-    centre_colour = yellow if rng.random() < 0.6 else colour
-    for street, other, flip, low, high in (
-        (town.main, town.cross, False, x0, x1), (town.cross, town.main, True, y0, y1),
-    ):  # fmt: skip
-
-        def stripe(
-            a: float, b: float, c: float, d: float, paint: tuple[float, ...], turned: bool = flip
-        ) -> None:
-            _fill(image, town, (c, a, d, b) if turned else (a, c, b, d), paint)
-
-        gap = other.kerb + 1.2
-        for start, end in ((low, -gap - 3.5), (gap + 3.5, high)):
-            stripe(start, end, -0.18, -0.06, centre_colour)
-            stripe(start, end, 0.06, 0.18, centre_colour)
-            for side in (-1, 1):
-                line = side * street.lanes * LANE
-                stripe(start, end, line - 0.06, line + 0.06, colour)
-                for lane in range(1, street.lanes):
-                    for dash in np.arange(start, end - 3, 7.5):
-                        stripe(dash, dash + 3, side * lane * LANE - 0.07, side * lane * LANE + 0.07, colour)
-        for side in (-1, 1):
-            for bar in np.arange(-street.kerb + 0.5, street.kerb - 0.5, 1.1):
-                edges = sorted((side * gap, side * (gap + 2.6)))
-                stripe(*edges, bar, bar + 0.55, colour)
-            reach = sorted((0.0, -side * (street.lanes * LANE) if not flip else side * street.lanes * LANE))
-            edges = sorted((side * (gap + 3.3), side * (gap + 3.75)))
-            near = (-reach[1], -reach[0])
-            stripe(*edges, *near, colour)
+    for along, across in _centre_lines(town.main, town.cross, x0, x1):
+        _fill(image, town, (along[0], across[0], along[1], across[1]), centre)
+    for along, across in _centre_lines(town.cross, town.main, y0, y1):
+        _fill(image, town, (across[0], along[0], across[1], along[1]), centre)
+    for along, across in _white_lines(town.main, town.cross, x0, x1, 1):
+        _fill(image, town, (along[0], across[0], along[1], across[1]), white)
+    for along, across in _white_lines(town.cross, town.main, y0, y1, -1):
+        _fill(image, town, (across[0], along[0], across[1], along[1]), white)
 
 
-def _fixture_shadows(size: tuple[int, int], town: Town, light: Light, fixtures: list[Fixture]) -> Image:
+def _stretches(other: Street, low: float, high: float) -> tuple[Span, Span]:
+    """The street before and behind the crossing with ``other``, up to the stop lines."""
+    stop = other.kerb + CROSSING_GAP + 3.5
+    return (low, -stop), (stop, high)
+
+
+def _centre_lines(street: Street, other: Street, low: float, high: float) -> Iterator[Stripe]:
+    for stretch in _stretches(other, low, high):
+        yield stretch, (-0.18, -0.06)
+        yield stretch, (0.06, 0.18)
+
+
+def _white_lines(street: Street, other: Street, low: float, high: float, keep: int
+                 ) -> Iterator[Stripe]:  # fmt: skip
+    """Lane dashes, parking lines, crossings and stop lines.
+
+    keep: 1 if arriving traffic has the sign of its side (x > 0 drives at y > 0), else -1.
+    """
+    for side in (-1, 1):
+        for stretch in _stretches(other, low, high):
+            line = side * street.lanes * LANE
+            yield stretch, (line - 0.06, line + 0.06)
+            for lane in range(1, street.lanes):
+                for dash in np.arange(stretch[0], stretch[1] - 3, 7.5).tolist():
+                    yield (dash, dash + 3), (side * lane * LANE - 0.07, side * lane * LANE + 0.07)
+        begin = other.kerb + CROSSING_GAP
+        for bar in np.arange(-street.kerb + 0.5, street.kerb - 0.5, 1.1).tolist():
+            yield _span(side * begin, side * (begin + 2.6)), (bar, bar + 0.55)
+        lanes = _span(0.0, keep * side * street.lanes * LANE)
+        yield _span(side * (begin + 3.3), side * (begin + 3.75)), lanes
+
+
+def _span(a: float, b: float) -> Span:
+    return min(a, b), max(a, b)
+
+
+def _fixture_shadows(
+    size: tuple[int, int], town: Town, light: Light, fixtures: list[Fixture]
+) -> Image:
     """Shadows (h, w) of everything that stands still, 0 to 255."""
     shadows = np.zeros(size, np.uint8)
     for fixture in fixtures:
-        for hull in shadow_hulls(fixture.shape, light.sun, fixture.shape.vertices):
-            cv2.fillConvexPoly(shadows, _pixels(town, hull), 255, cv2.LINE_8, 4)  # type: ignore[call-overload]
-    return cv2.blur(shadows, (5, 5)).astype(np.uint8)
+        outline = _pixels(town, shadow_outline(fixture.shape.vertices, light.sun))
+        fill_convex(shadows, outline, (255,))
+    return np.asarray(cv2.blur(shadows, (5, 5)), np.uint8)
 
 
-def shadow_hulls(shape: Shape, sun: Array, vertices: Array) -> list[Array]:
-    """Ground polygons (k, 2) in the shadow of each solid; ``vertices`` (N, 3) are as placed."""
+def shadow_outline(vertices: Array, sun: Array) -> Array:
+    """Convex outline (k, 2) on the ground of the shadow of points (N, 3)."""
     reach = vertices[:, 2:] / max(sun[2], 0.2)
     cast = (vertices[:, :2] - reach * sun[:2]).astype(np.float32)
-    hulls = []
-    for solid in range(len(shape.lower)):
-        faces = shape.faces[(shape.solids == solid) & ~shape.details]
-        hulls.append(cv2.convexHull(cast[np.unique(faces)])[:, 0].astype(float))
-    return hulls
+    return cv2.convexHull(cast)[:, 0].astype(float)
 
 
 def _textured(colours: Image, labels: Image, shadows: Image, strength: float,
@@ -220,12 +247,16 @@ def _textured(colours: Image, labels: Image, shadows: Image, strength: float,
     """Add grain, stains and paving joints by repeating tiles, and darken the shadows."""
     tile = 512
     fine = rng.normal(0, 1, (tile, tile)).astype(np.float32)
-    coarse = cv2.GaussianBlur(rng.normal(0, 1, (tile, tile)).astype(np.float32), (0, 0), 9)
-    coarse /= coarse.std()
+    rough = rng.normal(0, 1, (tile, tile)).astype(np.float32)
+    coarse = np.asarray(cv2.GaussianBlur(rough, (0, 0), 9))
+    coarse = coarse / coarse.std()
     joints = np.zeros((tile, tile), np.float32)
     joints[::16] = joints[:, ::16] = -1
-    gains = {ROAD: 0.035 * fine + 0.045 * coarse, PAVEMENT: 0.03 * fine + 0.03 * coarse + 0.14 * joints,
-             TERRAIN: 0.12 * fine + 0.14 * coarse}  # fmt: skip
+    gains = {
+        ROAD: 0.035 * fine + 0.045 * coarse,
+        PAVEMENT: 0.03 * fine + 0.03 * coarse + 0.14 * joints,
+        TERRAIN: 0.12 * fine + 0.14 * coarse,
+    }
     patterns = np.ones((8, tile, tile), np.float32)
     for label, gain in gains.items():
         patterns[label] += gain
@@ -236,7 +267,9 @@ def _textured(colours: Image, labels: Image, shadows: Image, strength: float,
             part = np.s_[top : top + tile, left : left + tile]
             block = labels[part]
             height, width = block.shape
-            gain = np.take_along_axis(patterns[:, :height, :width], block[None].astype(np.intp), 0)[0]
+            gain = np.take_along_axis(patterns[:, :height, :width], block[None].astype(np.intp), 0)[
+                0
+            ]
             gain *= 1 - strength / 255 * shadows[part]
             lit[part] = np.clip(colours[part] * gain[..., None], 0, 255).astype(np.uint8)
     return lit
@@ -267,7 +300,11 @@ def _row(street: Street, side: int, start: float, end: float, flip: bool,
         near = street.edge + rng.uniform(1.5, 5)
         draw = rng.random()
         if draw < 0.62:
-            row.append(_building((place, place + length), side, (near, near + rng.uniform(7, 12)), flip, rng))
+            row.append(
+                _building(
+                    (place, place + length), side, (near, near + rng.uniform(7, 12)), flip, rng
+                )
+            )
         elif draw < 0.78:
             centre = (place + length / 2, side * (near + 2))
             row += _tree(centre[::-1] if flip else centre, rng, 1.25)
@@ -317,7 +354,9 @@ def _tree(spot: tuple[float, ...], rng: np.random.Generator, scale: float) -> li
     crown = ShapeBuilder()
     crown.prism((x, y, clear), radius * 0.65, radius, radius * 0.7, leaf, sides=7)
     crown.prism((x, y, clear + radius * 0.7), radius, radius * 0.72, radius * 0.8, leaf, sides=7)
-    crown.prism((x, y, clear + radius * 1.5), radius * 0.72, radius * 0.15, radius * 0.6, leaf, sides=7)
+    crown.prism(
+        (x, y, clear + radius * 1.5), radius * 0.72, radius * 0.15, radius * 0.6, leaf, sides=7
+    )
     return [Fixture(part.build(centred=False), VEGETATION) for part in (trunk, crown)]
 
 

@@ -35,6 +35,7 @@ CATEGORY_OF = {
 ANNOTATION_RANGE = 75.0  # metres from the ego's rear axle, over the ground
 EGO_CENTRE = 1.35  # metres from the rear axle to the middle of the ego car
 EGO_HALF = np.array([2.45, 1.05])
+MOST_ITEMS = 640  # actors and fixtures of a scene
 MOVING_SPEED = 0.2  # m/s; slower counts as standing
 
 
@@ -110,8 +111,7 @@ class Placement:
     ``quiet`` is a time span in which nothing may be within ``ANNOTATION_RANGE`` of the ego car.
     """
 
-    def __init__(self, ego: Motion, duration: float, fixtures: list[Fixture],
-                 quiet: tuple[float, float] | None) -> None:  # fmt: skip
+    def __init__(self, ego: Motion, duration: float, quiet: tuple[float, float] | None) -> None:
         self.actors: list[Actor] = []
         self.times = np.arange(-0.2, duration + 0.2, 0.2)
         self.ego_poses = ego.poses(self.times)
@@ -121,37 +121,63 @@ class Placement:
         body = self.ego_poses.copy()
         body[:, 0] += EGO_CENTRE * np.cos(body[:, 2])
         body[:, 1] += EGO_CENTRE * np.sin(body[:, 2])
-        self._poses = [body]
-        self._half = [EGO_HALF + (0.8, 0.25)]
-        self._bottom = [0.0]
+        self._count = 0
+        self._poses = np.zeros((MOST_ITEMS, len(self.times), 3))
+        self._half = np.zeros((MOST_ITEMS, 2))
+        self._span = np.zeros((MOST_ITEMS, 2))
+        self._occupy(body, EGO_HALF + np.array([0.8, 0.25]), 0.0, 2.0)
+
+    def keep_clear_of(self, fixtures: list[Fixture]) -> list[Fixture]:
+        """Stay clear of fixtures from now on; returns those that no actor is in the way of."""
+        kept = []
         for fixture in fixtures:
             lower, upper = fixture.shape.bounds
-            still = np.array([*(lower + upper)[:2] / 2, 0.0])
-            self._poses.append(np.broadcast_to(still, body.shape))
-            self._half.append((upper - lower)[:2] / 2)
-            self._bottom.append(float(lower[2]))
+            still = np.broadcast_to([*(lower + upper)[:2] / 2, 0.0], self.ego_poses.shape)
+            half = (upper - lower)[:2] / 2
+            if self._untouched(still, half + 0.1, float(upper[2]), float(lower[2])):
+                kept.append((fixture, still, half, float(lower[2])))
+        for _, still, half, bottom in kept:
+            self._occupy(still, half, bottom, np.inf)
+        return [fixture for fixture, *_ in kept]
+
+    def _occupy(self, poses: Array, half: Array, bottom: float, top: float) -> None:
+        slot = self._count
+        self._poses[slot], self._half[slot], self._span[slot] = poses, half, (bottom, top)
+        self._count += 1
 
     def offer(self, actor: Actor) -> bool:
         """Add the actor if it stays clear of everything; tell whether it was added."""
         poses = actor.motion.poses(self.times)
-        gap = (0.12, 0.12) if actor.name in ("pedestrian", "barrier", "traffic_cone") else (0.45, 0.15)
+        gap = (
+            (0.12, 0.12)
+            if actor.name in ("pedestrian", "barrier", "traffic_cone")
+            else (0.45, 0.15)
+        )
         half = actor.size[:2] / 2 + gap
-        if not self._clear(poses, half, float(actor.size[2])):
+        full = self._count >= MOST_ITEMS
+        if (
+            full
+            or not self._quietly(poses)
+            or not self._untouched(poses, half, float(actor.size[2]))
+        ):
             return False
         self.actors.append(actor)
-        self._poses.append(poses)
-        self._half.append(actor.size[:2] / 2)
-        self._bottom.append(0.0)
+        self._occupy(poses, actor.size[:2] / 2, 0.0, float(actor.size[2]))
         return True
 
-    def _clear(self, poses: Array, half: Array, height: float) -> bool:
+    def _quietly(self, poses: Array) -> bool:
+        """Tell whether something stays out of range while the scene must be empty."""
         distance = np.linalg.norm(poses[:, :2] - self.ego_poses[:, :2], axis=1)
-        if (distance[self._quiet] < ANNOTATION_RANGE + 2).any():
-            return False
-        others, other_half = np.stack(self._poses), np.stack(self._half)  # (N, T, 3), (N, 2)
+        return not (distance[self._quiet] < ANNOTATION_RANGE + 2).any()
+
+    def _untouched(self, poses: Array, half: Array, top: float, bottom: float = 0.0) -> bool:
+        """Tell whether a footprint at poses (T, 3) touches nothing of overlapping height."""
+        others, other_half = self._poses[: self._count], self._half[: self._count]
         reach = np.linalg.norm(half) + np.linalg.norm(other_half, axis=1)
-        close = np.hypot(*np.moveaxis(others[..., :2] - poses[:, :2], -1, 0)) < reach[:, None]
-        close &= (np.array(self._bottom) < height + 0.15)[:, None]
+        squared = (others[..., 0] - poses[:, 0]) ** 2 + (others[..., 1] - poses[:, 1]) ** 2
+        close = squared < reach[:, None] ** 2
+        low, high = self._span[: self._count].T
+        close &= ((low < top + 0.15) & (high > bottom - 0.15))[:, None]
         which, when = np.nonzero(close)
         pairs = footprints_overlap(poses[when], half, others[which, when], other_half[which])
         return not pairs.any()

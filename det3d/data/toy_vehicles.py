@@ -1,4 +1,4 @@
-"""Four-wheeled and heavier classes of the toy world: car, truck, bus, trailer, construction vehicle.
+"""Large classes of the toy world: car, truck, bus, trailer, construction vehicle.
 
 Every builder draws proportions, variant and paint from ``rng``; sizes follow the benchmark's
 statistics. All vehicles share one palette, so that paint does not tell the class. The front is
@@ -107,7 +107,9 @@ def truck(rng: np.random.Generator) -> Shape:
     top = height * rng.uniform(0.78, 0.92)
     b = Builder()
     b.box((-half_length, -half + 0.1, 0.45), (half_length - 0.3, half - 0.1, 0.95), CHASSIS)
-    b.panel(REAR, 0.03, 0.15, 0.3, 0.8, TAIL_LIGHT, 0.4).panel(REAR, 0.85, 0.97, 0.3, 0.8, TAIL_LIGHT, 0.4)
+    b.panel(REAR, 0.03, 0.15, 0.3, 0.8, TAIL_LIGHT, 0.4).panel(
+        REAR, 0.85, 0.97, 0.3, 0.8, TAIL_LIGHT, 0.4
+    )
     b.wheels((-0.36 * length, -0.24 * length, 0.34 * length), 0.48, half - 0.02)
     b.box((half_length - cab, -half + 0.05, 0.95), (half_length, half - 0.05, top), paint,
           taper=(0.22, 0, 0.06))  # fmt: skip
@@ -166,7 +168,12 @@ def bus(rng: np.random.Generator) -> Shape:
     half_length, half = length / 2, width / 2
     paint, band = random_paint(rng), random_paint(rng)
     b = Builder()
-    b.box((-half_length, -half, 0.32), (half_length, half, height - 0.18), paint, taper=(0.12, 0.03, 0.05))
+    b.box(
+        (-half_length, -half, 0.32),
+        (half_length, half, height - 0.18),
+        paint,
+        taper=(0.12, 0.03, 0.05),
+    )
     b.panel(FRONT, 0.05, 0.95, 0.3, 0.78, GLASS).panel(FRONT, 0.2, 0.8, 0.82, 0.96, DARK)
     b.panel(FRONT, 0.25, 0.7, 0.85, 0.93, (0.2, 0.7, 1.0), 0.7)
     for left in (0.04, 0.8):
@@ -193,7 +200,9 @@ def trailer(rng: np.random.Generator) -> Shape:
     kind = rng.choice(3, p=[0.55, 0.2, 0.25])
     b = Builder()
     b.box((-half_length, -half + 0.25, 0.8), (half_length - 0.3, half - 0.25, 1.15), CHASSIS)
-    b.panel(REAR, 0.02, 0.18, 0.1, 0.9, TAIL_LIGHT, 0.4).panel(REAR, 0.82, 0.98, 0.1, 0.9, TAIL_LIGHT, 0.4)
+    b.panel(REAR, 0.02, 0.18, 0.1, 0.9, TAIL_LIGHT, 0.4).panel(
+        REAR, 0.82, 0.98, 0.1, 0.9, TAIL_LIGHT, 0.4
+    )
     b.wheels((-0.40 * length, -0.30 * length, -0.20 * length), 0.5, half - 0.05)
     for y in (-0.6, 0.6):
         b.box((0.27 * length, y - 0.1, 0.0), (0.27 * length + 0.2, y + 0.1, 0.8), CHASSIS)
@@ -208,10 +217,12 @@ def trailer(rng: np.random.Generator) -> Shape:
             _bands(b, [(x, x + 0.006)], 0.0, 1.0, shade(cargo, 0.7))
     elif kind == 1:
         angles = (np.arange(8) + 0.5) * np.pi / 4
-        ring = np.stack([np.zeros(8), half * np.cos(angles), (height - 1.15) / 2 * np.sin(angles)], -1)
+        ring = np.stack(
+            [np.zeros(8), half * np.cos(angles), (height - 1.15) / 2 * np.sin(angles)], -1
+        )
         middle = np.array([0, 0, (height + 1.15) / 2])
-        b.solid(ring * 0.97 + middle + (-half_length, 0, 0), ring * 0.97 + middle + (half_length, 0, 0),
-                cargo, shade(cargo, 0.7))  # fmt: skip
+        ends = [ring * 0.97 + middle + (x, 0, 0) for x in (-half_length, half_length)]
+        b.solid(ends[0], ends[1], cargo, shade(cargo, 0.7))
     else:
         b.box((-half_length, -half, 1.15), (half_length, half, 1.4), shade(cargo, 0.6))
         b.box((half_length - 0.25, -half, 1.4), (half_length, half, 2.4), shade(cargo, 0.6))
@@ -249,19 +260,27 @@ def _excavator(rng: np.random.Generator, paint: Colour, k: float) -> Shape:
     y = -0.35 * k
     b.beam((0.9 * k, y, 1.6 * k), (elbow[0], y, elbow[1]), 0.5 * k, 0.42 * k, paint)
     b.beam((elbow[0] + 0.1, y, elbow[1]), (wrist[0], y, wrist[1]), 0.36 * k, 0.34 * k, paint)
-    b.box((wrist[0] - 0.7 * k, y - 0.55 * k, wrist[1] - 0.9 * k), (wrist[0] + 0.25 * k, y + 0.55 * k, wrist[1]),
-          (0.25, 0.25, 0.25), taper=(0.2, 0.35, 0))  # fmt: skip
+    lower = (wrist[0] - 0.7 * k, y - 0.55 * k, wrist[1] - 0.9 * k)
+    upper = (wrist[0] + 0.25 * k, y + 0.55 * k, wrist[1])
+    b.box(lower, upper, (0.25, 0.25, 0.25), taper=(0.2, 0.35, 0))
     return b.build()
 
 
 def _loader(rng: np.random.Generator, paint: Colour, k: float) -> Shape:
     b = Builder()
-    b.box((-3.0 * k, -1.0 * k, 0.75 * k), (-0.4 * k, 1.0 * k, 1.95 * k), paint, taper=(0, 0.35, 0.12))
+    b.box(
+        (-3.0 * k, -1.0 * k, 0.75 * k), (-0.4 * k, 1.0 * k, 1.95 * k), paint, taper=(0, 0.35, 0.12)
+    )
     b.panel(REAR, 0.15, 0.85, 0.2, 0.8, DARK)
     for left in (0.02, 0.86):
         b.panel(REAR, left, left + 0.12, 0.75, 0.95, TAIL_LIGHT, 0.4)
     b.box((-0.4 * k, -0.7 * k, 0.75 * k), (1.7 * k, 0.7 * k, 1.6 * k), shade(paint, 0.8))
-    b.box((-1.2 * k, -0.75 * k, 1.95 * k), (0.4 * k, 0.75 * k, 3.3 * k), paint, taper=(0.12, 0.12, 0.1))
+    b.box(
+        (-1.2 * k, -0.75 * k, 1.95 * k),
+        (0.4 * k, 0.75 * k, 3.3 * k),
+        paint,
+        taper=(0.12, 0.12, 0.1),
+    )
     b.panel(FRONT, 0.08, 0.92, 0.1, 0.92, GLASS).panel(REAR, 0.1, 0.9, 0.2, 0.9, GLASS)
     _side_windows(b, [(0.1, 0.9)], 0.15, 0.9)
     for x in (-1.9, 1.0):
@@ -270,6 +289,6 @@ def _loader(rng: np.random.Generator, paint: Colour, k: float) -> Shape:
     lift = rng.uniform(0.5, 1.6) * k
     for y in (-0.5, 0.5):
         b.beam((0.9 * k, y * k, 1.7 * k), (2.8 * k, y * k, lift + 0.2), 0.3 * k, 0.22 * k, paint)
-    b.box((2.7 * k, -1.35 * k, lift - 0.45 * k), (3.7 * k, 1.35 * k, lift + 0.65 * k), shade(paint, 0.6),
-          taper=(0.7 * k, 0, 0))  # fmt: skip
+    lower, upper = (2.7 * k, -1.35 * k, lift - 0.45 * k), (3.7 * k, 1.35 * k, lift + 0.65 * k)
+    b.box(lower, upper, shade(paint, 0.6), taper=(0.7 * k, 0, 0))
     return b.build()

@@ -93,7 +93,9 @@ def plan_world(version: str, seed: int, frames_per_scene: int,
     if version not in VERSION_SPLITS:
         raise ValueError(f"version must be one of {sorted(VERSION_SPLITS)}, got {version!r}")
     if frames_per_scene < 1 or seed < 0:
-        raise ValueError(f"need frames_per_scene >= 1 and seed >= 0, got {frames_per_scene}, {seed}")
+        raise ValueError(
+            f"need frames_per_scene >= 1 and seed >= 0, got {frames_per_scene}, {seed}"
+        )
     plans = []
     for k, split in enumerate(VERSION_SPLITS[version]):
         names = list(getattr(splits, split))
