@@ -21,6 +21,18 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt overrides-py313.txt
 		--editable '.[test,dev]'
 	@touch $@
 
+# Toy world, training, official evaluation and pictures, all under $(DEMO). The world is kept.
+demo: env
+	$(BIN)/python tools/make_toy_nuscenes.py $(DEMO)/world --no-coco
+	rm -rf $(DEMO)/checkpoints $(DEMO)/model.safetensors $(DEMO)/log.jsonl
+	$(BIN)/python tools/train.py configs/toy/detr3d.py --data.root $(DEMO)/world --work-dir $(DEMO)
+	$(BIN)/python tools/evaluate.py configs/toy/detr3d.py $(DEMO)/model.safetensors \
+		--data.root $(DEMO)/world --work-dir $(DEMO)
+	$(BIN)/python tools/visualize.py --config configs/toy/detr3d.py \
+		--checkpoint $(DEMO)/model.safetensors --root $(DEMO)/world --count 3 --lidar \
+		-o $(DEMO)/pictures
+	@echo "pictures: $(DEMO)/pictures    official metrics: $(DEMO)/evaluation/metrics_summary.json"
+
 test: env
 	$(BIN)/python -m pytest -n 2
 

@@ -38,6 +38,24 @@ class NormalizeImages(nn.Module):
         return normalized * valid.unsqueeze(-3)
 
 
+class StandardizeImages(nn.Module):
+    """Give every image mean 0 and standard deviation 1 per channel, zero in the padding.
+
+    For training from scratch on few scenes: the light of a scene, which shifts and stretches all
+    its pixels alike, is gone before the first layer.
+    """
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """Standardize images (..., 3, H, W) over their valid areas ``image_sizes`` (..., 2)."""
+        valid = valid_pixels(image_sizes, *images.shape[-2:]).unsqueeze(-3)
+        count = valid.sum((-1, -2), keepdim=True).clamp(min=1)
+        images = images.to(image_sizes.dtype) * valid
+        mean = images.sum((-1, -2), keepdim=True) / count
+        centred = (images - mean) * valid
+        deviation = (centred.square().sum((-1, -2), keepdim=True) / count).sqrt()
+        return centred / deviation.clamp(min=1)
+
+
 def valid_pixels(image_sizes: Tensor, height: int, width: int) -> Tensor:
     """Mask (..., H, W) that is True inside each image's valid area (..., 2): (height, width)."""
     rows = torch.arange(height, device=image_sizes.device) < image_sizes[..., :1]

@@ -7,7 +7,8 @@ Run:   python tools/make_toy_nuscenes.py outputs/demo/world
 from pathlib import Path
 
 from det3d.data.nuscenes import NuScenesConfig
-from det3d.data.transforms import PhotometricJitter, WorldFlip
+from det3d.data.transforms import PhotometricJitter, RegionFilter, WorldFlip
+from det3d.monocular import MonocularConfig
 from det3d.systems.detr3d import DETR3DConfig
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.config import Experiment, TrainConfig
@@ -17,11 +18,14 @@ experiment = Experiment(
         backbone=ResNetConfig(depth=10, widths=(32, 64, 128, 256), norm="batch"),
         extra_levels=0,
         channels=128,
-        num_queries=400,
+        num_queries=150,
         num_layers=3,
         heads=4,
         dropout=0.0,
         rig="free",
+        centre_step=0.25,
+        images="standardized",
+        monocular=MonocularConfig(weight=1.0, num_queries=150),
     ),
     data=NuScenesConfig(
         root=Path("outputs/demo/world"),
@@ -29,17 +33,17 @@ experiment = Experiment(
         training_split="mini_train",
         evaluation_split="mini_val",
         image_size=(256, 448),
-        augmentations=(WorldFlip(), PhotometricJitter()),
+        augmentations=(RegionFilter(), WorldFlip(), PhotometricJitter(0.4, 0.4, 0.4)),
     ),
     train=TrainConfig(
-        epochs=8,
+        epochs=7,
         batch_size=2,
-        lr=8e-4,
+        lr=7e-4,
         backbone_lr_factor=1.0,
-        warmup_steps=100,
+        warmup_steps=50,
         clip_norm=10.0,
         precision="bfloat16",
-        ema_decay=0.99,
+        ema_decay=0.998,
         workers=1,
         checkpoint_every=100,
     ),

@@ -61,14 +61,14 @@ class Crowd:
         for _ in range(rng.poisson(1.6 * self.scale)):
             self._convoy(ahead=not waiting and bool(rng.random() < 0.5))
         counts: tuple[tuple[Trial, str, float], ...] = (
-            (self._parked, "car", 14), (self._moving, "car", 11),
-            (self._moving, "truck", 1.8), (self._parked, "truck", 1.4), (self._moving, "bus", 0.5),
-            (self._parked, "bus", 0.3), (self._parked, "trailer", 0.5),
-            (self._parked, "construction_vehicle", 0.2), (self._moving, "motorcycle", 1.6),
-            (self._beside, "motorcycle", 0.9), (self._moving, "bicycle", 1.5),
-            (self._beside, "bicycle", 1.0), (self._walking, "pedestrian", 12),
-            (self._crossing, "pedestrian", 5), (self._standing, "pedestrian", 3),
-            (self._line, "barrier", 1.0), (self._line, "traffic_cone", 0.8),
+            (self._parked, "car", 8), (self._moving, "car", 8),
+            (self._moving, "truck", 2.0), (self._parked, "truck", 1.4), (self._moving, "bus", 1.0),
+            (self._parked, "bus", 0.6), (self._parked, "trailer", 1.6),
+            (self._parked, "construction_vehicle", 1.0), (self._moving, "motorcycle", 1.8),
+            (self._beside, "motorcycle", 1.4), (self._moving, "bicycle", 1.8),
+            (self._beside, "bicycle", 1.6), (self._walking, "pedestrian", 8),
+            (self._crossing, "pedestrian", 4), (self._standing, "pedestrian", 3),
+            (self._line, "barrier", 1.8), (self._line, "traffic_cone", 1.6),
         )  # fmt: skip
         for place, name, mean in counts:
             for _ in range(int(rng.poisson(mean * self.scale))):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as image_functional
 
 from det3d.boxes import transform_boxes
-from det3d.geometry import invert_transform, make_transform, rotation_about_z, wrap_angle
+from det3d.geometry import Region, invert_transform, make_transform, rotation_about_z, wrap_angle
 from det3d.structures import SceneBatch
 from detr2d.structures import Targets
 
@@ -29,6 +29,25 @@ class Augmentation(Protocol):
 
     def __call__(self, scene: SceneBatch, generator: torch.Generator) -> SceneBatch:
         """The changed scene; the given one is left as it is."""
+
+
+@dataclass(frozen=True)
+class RegionFilter:
+    """Leaves out objects whose centre lies outside the region that the detector covers."""
+
+    region: Region = field(default_factory=Region)
+
+    def __call__(self, scene: SceneBatch, generator: torch.Generator) -> SceneBatch:
+        """Drop targets; nothing is random."""
+        if scene.targets is None:
+            return scene
+        targets = []
+        for target in scene.targets:
+            inside = self.region.contains(target.boxes[:, :3])
+            targets.append(
+                replace(target, labels=target.labels[inside], boxes=target.boxes[inside])
+            )
+        return replace(scene, targets=tuple(targets))
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,19 @@ from det3d.boxes import MetricBox3D
 from det3d.camera_gather import camera_features
 from det3d.camera_sampling import IndexedCameraSampling, RigFreeCameraSampling
 from det3d.geometry import Region
-from det3d.monocular import MonocularHead, MonocularLoss, ScenePredictions
+from det3d.monocular import (
+    MonocularBranch,
+    MonocularConfig,
+    MonocularLoss,
+    ScenePredictions,
+)
 from det3d.structures import SceneBatch
 from detr2d.backbones.necks import FPN
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.config import SystemConfig
 from detr2d.criterion import SetCriterion
 from detr2d.decoder import DecoderLayer, box_head, class_head, refine
-from detr2d.images import NormalizeImages
+from detr2d.images import NormalizeImages, StandardizeImages
 from detr2d.losses import FocalClasses
 from detr2d.postprocess import top_detections
 from detr2d.queries import AnchorQueries, LearnedQueries
@@ -38,12 +43,17 @@ from detr2d.structures import (
 
 
 class DETR3D(nn.Module):
-    """Backbone, neck, and a decoder whose cross-attention projects references into cameras."""
+    """Backbone, neck, and a decoder whose cross-attention projects references into cameras.
+
+    ``centre_step`` scales what the box heads say about the centre. One unit of its logit is up to a
+    quarter of the region, 25 m: in short schedules with large rates the full step (1, as published)
+    makes references jump by metres at every update. ``monocular`` adds queries from single images.
+    """
 
     def __init__(
         self,
         *,
-        normalize: NormalizeImages,
+        normalize: NormalizeImages | StandardizeImages,
         backbone: nn.Module,
         neck: nn.Module,
         queries: LearnedQueries | AnchorQueries,
@@ -51,7 +61,8 @@ class DETR3D(nn.Module):
         class_heads: list[nn.Module],
         box_heads: list[nn.Module],
         region: Region,
-        monocular: MonocularHead | None = None,
+        centre_step: float = 1.0,
+        monocular: MonocularBranch | None = None,
     ) -> None:
         super().__init__()
         self.normalize = normalize
@@ -62,6 +73,7 @@ class DETR3D(nn.Module):
         self.class_heads = nn.ModuleList(class_heads)
         self.box_heads = nn.ModuleList(box_heads)
         self.region = region
+        self.centre_step = centre_step
         self.monocular = monocular
 
     def forward(self, batch: SceneBatch) -> ScenePredictions:
@@ -70,25 +82,31 @@ class DETR3D(nn.Module):
         canvas = (batch.images.shape[-2], batch.images.shape[-1])
         memory = camera_features(pyramid.maps, batch.rig, canvas)
         query, reference = self.queries(len(batch))
+        answers = None
+        if self.monocular is not None:
+            answers = self.monocular(pyramid.maps[0], batch.rig, canvas)
+            found = self.monocular.queries(answers, pyramid.maps[0])
+            query, reference = torch.cat([query, found[0]], 1), torch.cat([reference, found[1]], 1)
         logits, codes, references, sampling_points = [], [], [reference], []
         heads = zip(self.decoder, self.class_heads, self.box_heads, strict=True)
         for layer, classify, regress in heads:
             query_pos = self.queries.positions(reference)
             query, points = layer(query, query_pos, reference, memory)
-            code = refine(at_least_float32(regress(query)), reference)
+            delta = at_least_float32(regress(query))
+            delta = torch.cat([self.centre_step * delta[..., :3], delta[..., 3:]], dim=-1)
+            code = refine(delta, reference)
             centre = code[..., :3].sigmoid()
             logits.append(classify(query))
             codes.append(torch.cat([self.region.to_metres(centre), code[..., 3:]], dim=-1))
             reference = centre.detach()
             references.append(reference)
             sampling_points.append(points)
-        asked = self.monocular if self.training else None
         return ScenePredictions(
             torch.stack(logits),
             torch.stack(codes),
             torch.stack(references).detach(),
             torch.stack(sampling_points),
-            monocular=asked and asked(pyramid.maps[0], batch.rig, canvas),
+            monocular=answers,
         )
 
     def look(self, batch: SceneBatch) -> FeaturePyramid:
@@ -99,19 +117,17 @@ class DETR3D(nn.Module):
 
 
 class DETR3DCriterion:
-    """The set loss, and the monocular loss where the model was asked for its maps."""
+    """The set loss, and the monocular loss where the model has a monocular branch."""
 
     def __init__(self, set_loss: SetCriterion, monocular: MonocularLoss, weight: float) -> None:
         self.set_loss = set_loss
         self.monocular = monocular
         self.weight = weight
 
-    def __call__(
-        self, predictions: ScenePredictions, targets: Sequence[Targets]
-    ) -> dict[str, Tensor]:
+    def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Weighted scalar losses by name."""
         losses = self.set_loss(predictions, targets)
-        if predictions.monocular is not None:
+        if isinstance(predictions, ScenePredictions) and predictions.monocular is not None:
             pixels = self.monocular(predictions.monocular, targets)
             losses |= {name: self.weight * value for name, value in pixels.items()}
         return losses
@@ -160,8 +176,12 @@ class DETR3DConfig(SystemConfig):
     """Points per head of rig-free sampling; indexed sampling always has one."""
     region: Region = field(default_factory=Region)
     """Where objects can be, in the ref frame."""
-    monocular_weight: float = 0.0
-    """Weight of per-pixel class and depth supervision, for training from scratch; 0: none."""
+    centre_step: float = 1.0
+    """Scale of the box heads' centre outputs; below 1 for short schedules from scratch."""
+    images: Literal["imagenet", "standardized"] = "imagenet"
+    """Normalisation by ImageNet's mean and deviation, or by those of each image."""
+    monocular: MonocularConfig | None = None
+    """Queries and supervision from single images, for training from scratch."""
     num_detections: int = 300
     """Detections kept per scene."""
 
@@ -170,7 +190,7 @@ class DETR3DConfig(SystemConfig):
         backbone = self.backbone.build()
         neck = FPN(backbone.out_channels, self.channels, self.extra_levels)
         return DETR3D(
-            normalize=NormalizeImages(),
+            normalize=NormalizeImages() if self.images == "imagenet" else StandardizeImages(),
             backbone=backbone,
             neck=neck,
             queries=self._build_queries(),
@@ -189,13 +209,24 @@ class DETR3DConfig(SystemConfig):
                 box_head(self.channels, MetricBox3D.code_size) for _ in range(self.num_layers)
             ],
             region=self.region,
-            monocular=MonocularHead(self.channels, len(classes)) if self.monocular_weight else None,
+            centre_step=self.centre_step,
+            monocular=self._build_monocular(len(classes)),
         )
 
     def _build_queries(self) -> LearnedQueries | AnchorQueries:
         if self.rig == "indexed":
             return LearnedQueries(self.num_queries, self.channels, 3)
         return AnchorQueries(ring_anchors(self.num_queries, self.region), self.channels)
+
+    def _build_monocular(self, num_classes: int) -> MonocularBranch | None:
+        if self.monocular is None:
+            return None
+        return MonocularBranch(
+            self.region,
+            channels=self.channels,
+            num_classes=num_classes,
+            num_queries=self.monocular.num_queries,
+        )
 
     def _build_sampling(self, num_levels: int) -> nn.Module:
         if self.rig == "indexed":
@@ -223,7 +254,8 @@ class DETR3DConfig(SystemConfig):
             cost={"class": 2.0, "l1": 0.25},
             loss={"class": 2.0, "l1": 0.25},
         )
-        return DETR3DCriterion(set_loss, MonocularLoss(), self.monocular_weight)
+        weight = self.monocular.weight if self.monocular else 0.0
+        return DETR3DCriterion(set_loss, MonocularLoss(), weight)
 
     def postprocess(self, predictions: Predictions) -> list[Detections]:
         """The best (query, class) pairs of the last layer, without suppression."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from detr2d.images import NormalizeImages
+from detr2d.images import NormalizeImages, StandardizeImages
 
 
 def test_mean_becomes_zero_and_padding_is_zero() -> None:
@@ -18,3 +18,21 @@ def test_reversed_channels_read_blue_first() -> None:
     images = torch.tensor([1, 2, 3], dtype=torch.uint8).view(1, 3, 1, 1)
     out = normalize(images, torch.tensor([[1.0, 1.0]]))
     assert out.flatten().tolist() == [3, 2, 1]
+
+
+def test_standardized_images_forget_the_light_of_the_scene() -> None:
+    dim = torch.randint(20, 100, (2, 3, 8, 12)).to(torch.uint8)
+    bright = dim * 2 + 30
+    sizes = torch.tensor([[8.0, 12.0], [6.0, 10.0]])
+    standardize = StandardizeImages()
+    torch.testing.assert_close(standardize(bright, sizes), standardize(dim, sizes))
+    second = standardize(dim, sizes)[1]
+    assert not second[:, 6:].any() and not second[:, :, 10:].any()
+    valid = second[:, :6, :10].flatten(1)
+    torch.testing.assert_close(valid.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(valid.square().mean(1), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_a_black_image_stays_finite() -> None:
+    black = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    assert not StandardizeImages()(black, torch.tensor([[4.0, 4.0]])).any()

@@ -11,6 +11,7 @@ from det3d.data.transforms import (
     Augmentation,
     ImageZoom,
     PhotometricJitter,
+    RegionFilter,
     WorldFlip,
     WorldRotation,
     WorldScale,
@@ -19,6 +20,7 @@ from det3d.data.transforms import (
 from det3d.geometry import is_rigid, make_transform, quaternion_to_rotation
 from det3d.structures import SceneBatch
 from detr2d.structures import Targets
+from tests.helpers.rigs import random_scene
 
 HEIGHT, WIDTH = 60, 100
 SAME_CORNERS = list(range(8))
@@ -229,3 +231,13 @@ def test_each_image_gets_its_own_colours() -> None:
     scene = make_scene()
     changed = PhotometricJitter(0.5, 0.0, 0.0)(scene, generator()).images[0]
     assert not torch.equal(changed[0], changed[1])
+
+
+def test_region_filter_keeps_objects_inside_only() -> None:
+    scene = random_scene(objects=3)
+    boxes = scene.targets[0].boxes.clone()
+    boxes[:, :3] = torch.tensor([[5.0, 5, 0], [60, 0, 0], [0, 0, 9]])
+    target = Targets(torch.tensor([4, 5, 6]), boxes)
+    kept = RegionFilter()(replace(scene, targets=(target,)), torch.Generator())
+    assert kept.targets[0].labels.tolist() == [4]
+    assert torch.equal(kept.targets[0].boxes, boxes[:1])

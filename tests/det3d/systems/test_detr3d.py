@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from det3d.geometry import Region
+from det3d.monocular import MonocularConfig
 from det3d.structures import SceneBatch
 from det3d.systems.detr3d import DETR3D, DETR3DConfig, ring_anchors
 from detr2d.backbones.resnet import ResNetConfig
@@ -23,6 +24,10 @@ SMALL = DETR3DConfig(
     dropout=0.0,
     rig="free",
 )
+FROM_SCRATCH = replace(
+    SMALL, centre_step=0.25, images="standardized", monocular=MonocularConfig(num_queries=8)
+)
+BOTH = pytest.mark.parametrize("config", [SMALL, FROM_SCRATCH], ids=["plain", "from scratch"])
 
 
 def make_model(config: DETR3DConfig = SMALL) -> DETR3D:
@@ -48,15 +53,17 @@ def test_shapes_of_all_outputs() -> None:
     assert predictions.sampling_points.shape == (2, 2, 20, 8, 3)
 
 
-def test_permuting_cameras_changes_nothing() -> None:
-    model, scene = make_model(), random_scene()
+@BOTH
+def test_permuting_cameras_changes_nothing(config: DETR3DConfig) -> None:
+    model, scene = make_model(config), random_scene()
     plain, moved = model(scene), model(select(scene, [3, 5, 0, 1, 4, 2]))
     assert (plain.logits - moved.logits).abs().max() < 1e-5
     assert (plain.codes - moved.codes).abs().max() < 1e-4  # metres
 
 
-def test_an_absent_camera_changes_nothing() -> None:
-    model, scene = make_model(), random_scene()
+@BOTH
+def test_an_absent_camera_changes_nothing(config: DETR3DConfig) -> None:
+    model, scene = make_model(config), random_scene()
     noise = torch.randint(0, 256, (1, 1, 3, 64, 112), dtype=torch.uint8)
     more = replace(scene, images=torch.cat([scene.images, noise], 1), rig=scene.rig.padded(7))
     plain, padded = model(scene), model(more)
@@ -64,9 +71,12 @@ def test_an_absent_camera_changes_nothing() -> None:
     assert (plain.codes - padded.codes).abs().max() < 1e-4
 
 
+@BOTH
 @pytest.mark.parametrize("num_cameras", [1, 3, 6, 8])
-def test_any_number_of_cameras_runs_with_the_same_weights(num_cameras: int) -> None:
-    predictions = make_model()(random_scene(num_cameras))
+def test_any_number_of_cameras_runs_with_the_same_weights(
+    num_cameras: int, config: DETR3DConfig
+) -> None:
+    predictions = make_model(config)(random_scene(num_cameras))
     assert torch.isfinite(predictions.logits).all() and torch.isfinite(predictions.codes).all()
 
 
@@ -89,14 +99,17 @@ def test_scenes_of_a_batch_do_not_mix() -> None:
     torch.testing.assert_close(both.logits[:, :1], model(first).logits, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("rig", ["free", "indexed"])
-def test_training_reduces_the_loss_and_reaches_every_parameter(rig: str) -> None:
-    config = replace(SMALL, rig=rig)
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, FROM_SCRATCH, replace(SMALL, rig="indexed")],
+    ids=["free", "from scratch", "indexed"],
+)
+def test_training_reduces_the_loss_and_reaches_every_parameter(config: DETR3DConfig) -> None:
     model, scene = config.build(CLASSES), random_scene()
     criterion = config.build_criterion(CLASSES)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(25):
         total = sum(criterion(model(scene), scene.targets).values())
         optimizer.zero_grad()
         total.backward()
