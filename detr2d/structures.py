@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from detr2d.images import valid_pixels
+
 B = TypeVar("B", bound="Batch")
 
 
@@ -65,19 +67,74 @@ class Targets(Batch):
     """Annotated objects of one image or scene.
 
     labels (T,) int64 in [0, K); boxes (T, D) float32 in the box format of the codec that reads
-    them. An image without objects has T = 0.
+    them; masks (T, H, W) bool over the image's valid area (beyond it everything is empty), or
+    None where there are none to train with. An image without objects has T = 0.
     """
 
     labels: Tensor
     boxes: Tensor
+    masks: Tensor | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
         check_shape("labels", self.labels, "T", sizes)
         check_shape("boxes", self.boxes, "T D", sizes)
+        if self.masks is not None:
+            check_shape("masks", self.masks, "T H W", sizes)
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+
+@dataclass(frozen=True)
+class ImageBatch(Batch):
+    """B images on one canvas, each in its top-left corner. A single sample is a batch of one.
+
+    images (B, 3, H, W): uint8 RGB, or float; image_sizes (B, 2) float: (height, width) of each
+    valid area, the rest of the canvas is padding; original_sizes (B, 2) float: the same before
+    any resizing, the size that final boxes and masks refer to; tokens: the id of each image;
+    targets: one ``Targets`` an image, or None without annotations. Their boxes are
+    (centre x, centre y, width, height) in [0, 1] of the valid area.
+    """
+
+    images: Tensor
+    image_sizes: Tensor
+    tokens: tuple[str, ...]
+    original_sizes: Tensor
+    targets: tuple[Targets, ...] | None = None
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        check_shape("images", self.images, "B 3 H W", sizes)
+        check_shape("image_sizes", self.image_sizes, "B 2", sizes)
+        check_shape("original_sizes", self.original_sizes, "B 2", sizes)
+        if len(self.tokens) != sizes["B"]:
+            raise ValueError(f"{sizes['B']} images need as many tokens, got {len(self.tokens)}")
+        if self.targets is not None and len(self.targets) != sizes["B"]:
+            raise ValueError(f"{sizes['B']} images need as many targets, got {len(self.targets)}")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def padding(self) -> Tensor:
+        """Mask (B, H, W) bool, True outside the valid area of each image."""
+        return ~valid_pixels(self.image_sizes, *self.images.shape[-2:])
+
+
+def concatenate_images(batches: Sequence[ImageBatch]) -> ImageBatch:
+    """Join batches along the image axis, padding images to the largest canvas (collate)."""
+    targets = [batch.targets for batch in batches]
+    with_targets = [t for t in targets if t is not None]
+    if 0 < len(with_targets) < len(targets):
+        raise ValueError("cannot join images with targets and images without")
+    return ImageBatch(
+        images=pad_stack([image for batch in batches for image in batch.images]),
+        image_sizes=torch.cat([batch.image_sizes for batch in batches]),
+        tokens=tuple(token for batch in batches for token in batch.tokens),
+        original_sizes=torch.cat([batch.original_sizes for batch in batches]),
+        targets=tuple(t for group in with_targets for t in group) if with_targets else None,
+    )
 
 
 @dataclass(frozen=True)
