@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import runpy
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -79,7 +81,10 @@ class DataConfig:
         raise NotImplementedError
 
     def training_set(self, seed: int) -> Dataset:
-        """Samples for training; item i may also be asked as (epoch, i) for fresh augmentation."""
+        """Samples for training; ``set_epoch(epoch)`` is called before an epoch if there is one.
+
+        Augmentation must be a function of (seed, epoch, index), never of a worker's state.
+        """
         raise NotImplementedError
 
     def evaluation_set(self) -> Dataset:
@@ -172,8 +177,6 @@ def user_errors() -> Iterator[None]:
     """Turn errors that reading configs, data and checkpoints can raise into ``UserError``."""
     try:
         yield
-    except KeyError as error:  # its str() is the repr of the key
-        raise UserError(str(error.args[0]) if error.args else repr(error)) from error
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
 
@@ -186,6 +189,9 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -247,15 +253,18 @@ def parse_command(argv: Sequence[str], options: T, description: str = "") -> tup
     both: Any = tuple.__class_getitem__(kinds)
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), warnings.catch_warnings():
+            warnings.filterwarnings("error", "The field .* is annotated with type")
             return tyro.cli(
                 both,
                 prog=f"{program} {argv[0]}",
-                description=description,
+                description=description.split("\n\n")[0],
                 default=(experiment, options),
                 args=list(argv[1:]),
                 config=(tyro.conf.AvoidSubcommands,),
             )
+    except UserWarning as error:
+        raise UserError(f"config {argv[0]}: {str(error).split('. We')[0]}") from error
     except ValueError as error:
         raise UserError(str(error)) from error
     except SystemExit as stop:
@@ -270,17 +279,22 @@ def _unprefixed(kind: Any) -> Any:
 
 
 def _first_sentence(box: str) -> str:
-    """What a framed error message of tyro says and suggests, on one line."""
-    lines = [line.strip(" │╭╮╰╯").rstrip() for line in box.splitlines()]
+    """What a framed error message of tyro says, and what it expected instead, on one line."""
     parts: list[list[str]] = [[]]
-    for line in lines[1:]:
-        if line and not line.strip("─"):
+    for line in box.splitlines()[1:]:  # after the title; rules and frames are ASCII or not
+        line = line.strip(" │╭╮╰╯")
+        if line and not line.strip("─-"):
             parts.append([])
         elif line:
             parts[-1].append(line)
-    hint = next((part for part in parts if part[:1] == ["Perhaps you meant:"]), [])
-    message = " ".join(parts[0]) or " ".join(box.split())
-    return message + (f"; perhaps you meant {hint[1]}" if len(hint) > 1 else "")
+    message, *others = [part for part in parts if part] or [box.split()]
+    sentence = re.sub(r"^Error parsing \d+\S*: ", "", " ".join(message))
+    for heading, *rest in others:
+        keys = sorted((line for line in rest if line.startswith("--")), key=len)
+        if keys and heading in ("Perhaps you meant:", "Argument helptext:"):
+            link = "perhaps you meant" if heading.startswith("Perhaps") else "expected"
+            return f"{sentence.rstrip('.')}; {link} {' or '.join(keys)}"
+    return sentence
 
 
 def to_json(value: Any) -> Any:

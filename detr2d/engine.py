@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -36,7 +35,7 @@ from detr2d.config import (
     to_json,
     user_errors,
 )
-from detr2d.inference import with_precision
+from detr2d.inference import join_processes, with_precision
 from detr2d.log import RunLog, Window
 from detr2d.optim import Schedule, average_weights, parameter_groups
 
@@ -101,7 +100,7 @@ class Training:
 
     def __init__(self, experiment: Experiment) -> None:
         train = experiment.train
-        self.experiment, self.accelerator, self.step = experiment, Accelerator(), 0
+        self.experiment, self.accelerator, self.step = experiment, join_processes(), 0
         device = self.accelerator.device
         with user_errors():
             dataset = experiment.data.training_set(train.seed)
@@ -141,14 +140,15 @@ class Training:
         )
         self.model = with_precision(self.wrapped, train.precision, device)
 
-    def batches(self) -> Iterator[list[Any]]:
-        """Micro-batches of each remaining optimizer step of the current epoch, on the CPU."""
+    def groups(self, last_step: int) -> Iterator[list[Any]]:
+        """Micro-batches of each optimizer step up to ``last_step``, on the CPU."""
         accumulate = self.experiment.train.accumulate
-        epoch, done = divmod(self.step, self.schedule.steps_per_epoch)
-        self.order.start_at(epoch, done * accumulate)
-        loader = iter(self.loader)
-        while group := list(itertools.islice(loader, accumulate)):
-            yield group
+        while self.step < last_step:
+            epoch, done = divmod(self.step, self.schedule.steps_per_epoch)
+            self.order.start_at(epoch, done * accumulate)
+            loader = iter(self.loader)
+            while self.step < last_step and (group := list(itertools.islice(loader, accumulate))):
+                yield group
 
     def update(self, group: list[Any]) -> dict[str, Tensor]:
         """One optimizer step on micro-batches; mean of each loss, their sum and gradient norm."""
@@ -177,11 +177,11 @@ class Training:
         """Write the training state and the exported weights, on the main process."""
         if self.accelerator.is_main_process:
             experiment, work_dir = self.experiment, self.experiment.work_dir
-            average = self.average and self.average.state_dict()
             state = {
                 "model": self.bare_model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "average": average,
+                "average": None if self.average is None else self.average.state_dict(),
+                "steps_per_epoch": self.schedule.steps_per_epoch,
             }
             keep = experiment.train.keep_checkpoints
             save_state(work_dir, self.step, state, self.origin, keep)
@@ -204,6 +204,12 @@ class Training:
             origin.classes != self.origin.classes
         ):
             raise UserError(f"{path} is of another system: " + "; ".join(changed))
+        if state["steps_per_epoch"] != self.schedule.steps_per_epoch:
+            raise UserError(
+                f"{path} is of a run of {state['steps_per_epoch']} steps per epoch, "
+                f"now it would be {self.schedule.steps_per_epoch}: keep the training set and "
+                "train.batch_size × train.accumulate × processes"
+            )
         if changed:
             self.accelerator.print("resuming with changed settings: " + "; ".join(changed))
         self.bare_model.load_state_dict(state["model"])
@@ -233,16 +239,15 @@ def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None 
     training = Training(experiment)
     if states:
         training.restore(states[-1])
-    last_step = min(training.schedule.num_steps, stop_after or training.schedule.num_steps)
+    num_steps = training.schedule.num_steps
     log = RunLog(
         work_dir,
         first_step=training.step,
-        num_steps=training.schedule.num_steps,
+        num_steps=num_steps,
         enabled=training.accelerator.is_main_process,
     )
     try:
-        while training.step < last_step:
-            _train_epoch(training, log, last_step)
+        _train(training, log, num_steps if stop_after is None else min(stop_after, num_steps))
     finally:
         log.close()
     if training.accelerator.is_main_process:
@@ -251,26 +256,23 @@ def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None 
     return work_dir / WEIGHTS_FILE
 
 
-def _train_epoch(training: Training, log: RunLog, last_step: int) -> None:
-    """The rest of the current epoch, or less if ``last_step`` comes first."""
-    train, steps_per_epoch = training.experiment.train, training.schedule.steps_per_epoch
-    window = Window()
-    waiting = time.perf_counter()
-    for group in training.batches():
+def _train(training: Training, log: RunLog, last_step: int) -> None:
+    """Step, log and save until ``last_step`` steps are done."""
+    train = training.experiment.train
+    save_every = train.checkpoint_every * training.schedule.steps_per_epoch
+    window, waiting = Window(), time.perf_counter()
+    for group in training.groups(last_step):
         window.data_seconds += time.perf_counter() - waiting
         values = training.update(group)
         tokens = tuple(token for batch in group for token in getattr(batch, "tokens", ()))
         window.add(training.step, values, tokens)
         log.advance()
-        epochs, rest = divmod(training.step, steps_per_epoch)
-        save = training.step == last_step or (rest == 0 and epochs % train.checkpoint_every == 0)
+        save = training.step % save_every == 0 or training.step == last_step
         if save or training.step % train.log_every == 0:
-            _write_window(training, log, window)
+            _write_window(training, log, window)  # raises before a broken state could be saved
+            if save:
+                training.save()
             window = Window()
-        if save:
-            training.save()
-        if training.step == last_step:
-            return
         waiting = time.perf_counter()
 
 

@@ -18,6 +18,11 @@ from detr2d.config import Experiment, Report, UserError, describe_difference, to
 from detr2d.structures import Predictions, map_tensors
 
 
+def join_processes() -> Accelerator:
+    """This process's device, and its place among those that torchrun started."""
+    return Accelerator(cpu=not torch.accelerator.is_available())  # else CPUs are not joined
+
+
 def with_precision(
     model: nn.Module, precision: str, device: torch.device
 ) -> Callable[[Any], Predictions]:
@@ -45,7 +50,7 @@ def evaluate(experiment: Experiment, checkpoint: Path, output_dir: Path | None =
     train = experiment.train
     if train.threads:
         torch.set_num_threads(train.threads)
-    accelerator = Accelerator()
+    accelerator = join_processes()
     with user_errors():
         model = load_model(experiment, checkpoint).to(accelerator.device)
         dataset = experiment.data.evaluation_set()
@@ -67,6 +72,8 @@ def evaluate(experiment: Experiment, checkpoint: Path, output_dir: Path | None =
             detections = experiment.system.postprocess(predictions)
         results |= evaluator.format(batch, [found.to("cpu") for found in detections])
     merged = {token: result for part in gather_object([results]) for token, result in part.items()}
+    if len(merged) != len(dataset):  # type: ignore[arg-type]
+        raise ValueError(f"{len(dataset)} samples gave {len(merged)} results")  # type: ignore[arg-type]
     report = [evaluator.summarize(merged) if main else None]
     return broadcast_object_list(report)[0]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import cv2
 import numpy as np
 import torch
 import tyro
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as image_functional
 
 from det3d.cameras import CameraRig
@@ -209,10 +209,11 @@ def read_image(path: Path, size: tuple[int, ...], where: str) -> Tensor:
         content = np.fromfile(path, dtype=np.uint8)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{where}: image file {path} is missing") from error
-    try:
-        image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB)
-    except RuntimeError as error:
-        raise ValueError(f"{where}: {path} is no readable image ({error})") from error
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(content, flags) if content.size else None
+    if pixels is None:
+        raise ValueError(f"{where}: {path} is no readable image")
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
     if tuple(image.shape[1:]) != size:
         raise ValueError(
             f"{where}: {path} is {image.shape[1]} x {image.shape[2]} pixels (height x width), "

@@ -67,9 +67,10 @@ class WorldRotation:
 
     def __call__(self, scene: SceneBatch, generator: torch.Generator) -> SceneBatch:
         """Rotate; the images stay as they are."""
-        angle = torch.tensor(draw(generator, -self.max_angle, self.max_angle))
-        new_from_old = make_transform(rotation_about_z(angle), torch.zeros(3))
-        targets = map_boxes(scene, lambda boxes: transform_boxes(new_from_old, boxes))
+        angle = draw(generator, -self.max_angle, self.max_angle)
+        rotation = rotation_about_z(torch.tensor(angle, dtype=torch.float64))
+        new_from_old = make_transform(rotation, rotation.new_zeros(3))
+        targets = map_boxes(scene, lambda boxes: transform_boxes(new_from_old.to(boxes), boxes))
         rig = scene.rig.moved(invert_transform(new_from_old))
         return replace(scene, rig=rig, targets=targets)
 

@@ -117,21 +117,29 @@ def result_boxes(index: NuScenesIndex, token: str, detections: Detections) -> li
     keep = best[(distance <= reach)[best]][:MAX_BOXES]
 
     global_from_ref = global_from_ego @ ego_from_ref
-    moved = transform_boxes(global_from_ref, boxes)[keep]
-    quaternions = box_quaternions(global_from_ref, boxes[keep, 6])
-    speeds = moved[:, 7:9].norm(dim=-1)
+    moved = transform_boxes(global_from_ref, boxes[keep])
+    moving = moved[:, 7:9].norm(dim=-1) > MOVING_SPEED
+    columns = (
+        keep.tolist(),
+        moved[:, :3].tolist(),
+        moved[:, [4, 3, 5]].tolist(),  # width, length, height
+        box_quaternions(global_from_ref, boxes[keep, 6]).tolist(),
+        moved[:, 7:9].tolist(),
+        scores[keep].tolist(),
+        moving.tolist(),
+    )
     return [
         {
             "sample_token": token,
-            "translation": moved[i, :3].tolist(),
-            "size": moved[i, [4, 3, 5]].tolist(),  # width, length, height
-            "rotation": quaternions[i].tolist(),
-            "velocity": moved[i, 7:9].tolist(),
-            "detection_name": names[chosen],
-            "detection_score": float(scores[chosen]),
-            "attribute_name": ATTRIBUTES[names[chosen]][0 if speeds[i] > MOVING_SPEED else 1],
+            "translation": centre,
+            "size": size,
+            "rotation": rotation,
+            "velocity": velocity,
+            "detection_name": names[i],
+            "detection_score": score,
+            "attribute_name": ATTRIBUTES[names[i]][0 if is_moving else 1],
         }
-        for i, chosen in enumerate(keep.tolist())
+        for i, centre, size, rotation, velocity, score, is_moving in zip(*columns, strict=True)
     ]
 
 

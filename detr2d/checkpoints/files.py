@@ -138,7 +138,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def _open_weights(path: Path) -> Any:
     if not path.is_file():
-        raise FileNotFoundError(f"weights {path} do not exist: expected a .safetensors file")
+        raise FileNotFoundError(f"weights {path} not found: expected a model.safetensors file")
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:

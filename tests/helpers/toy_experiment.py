@@ -132,8 +132,9 @@ class PointData(DataConfig):
 class PointModel(nn.Module):
     """Dropout makes the outputs depend on the random state of each step."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, poison: str = "") -> None:
         super().__init__()
+        self.poison = poison
         self.backbone = nn.Linear(3, width)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
@@ -143,6 +144,8 @@ class PointModel(nn.Module):
     def forward(self, batch: PointBatch) -> Predictions:
         hidden = self.dropout(self.backbone(batch.inputs)) + self.query.weight
         codes = self.head(hidden) + 0 * self.head(self.norm(hidden))
+        if self.poison in batch.tokens:
+            codes = codes + codes.new_tensor([0.0, float("nan")])
         codes = codes[None, :, None]  # (L, B, Q, D)
         return Predictions(logits=torch.zeros_like(codes[..., :1]), codes=codes)
 
@@ -156,10 +159,10 @@ class PointSystem(SystemConfig):
     dropout: float = 0.0
     """Share of hidden channels dropped in training."""
     poison: str = ""
-    """Token of a sample whose loss is not a number."""
+    """Token of a sample for which y is not a number."""
 
     def build(self, classes: tuple[str, ...]) -> PointModel:
-        return PointModel(self.width, self.dropout)
+        return PointModel(self.width, self.dropout, self.poison)
 
     def build_criterion(self, classes: tuple[str, ...]) -> PointCriterion:
         return PointCriterion()

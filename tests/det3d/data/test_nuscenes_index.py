@@ -143,7 +143,7 @@ def test_an_unknown_split_names_the_nearest(
 def test_a_split_without_scenes_says_which_have_some(tmp_path: Path) -> None:
     root = write_tiny_nuscenes(tmp_path / "db", scenes={"scene-0061": 1})
     index = open_index(root, VERSION, tmp_path / "index")
-    with pytest.raises(ValueError, match="'mini_val' has no scene.*mini_train"):
+    with pytest.raises(ValueError, match=r"'mini_val' has no scene.*mini_train"):
         index.rows("mini_val")
 
 
@@ -154,14 +154,14 @@ def test_custom_splits_beside_the_tables_are_known(tmp_path: Path) -> None:
 
 
 def test_an_unknown_token_is_named(index: NuScenesIndex) -> None:
-    with pytest.raises(KeyError, match="no sample 'abc' in v1.0-mini"):
+    with pytest.raises(KeyError, match=r"no sample 'abc' in v1\.0-mini"):
         index.row("abc")
 
 
 def test_missing_places_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing: the folder does not exist"):
         open_index(tmp_path / "nothing", VERSION, tmp_path)
-    with pytest.raises(FileNotFoundError, match="no version 'v1.0-trainval'; found: v1.0-mini"):
+    with pytest.raises(FileNotFoundError, match=r"no version 'v1\.0-trainval'; found: v1\.0-mini"):
         open_index(root, "v1.0-trainval", tmp_path)
 
 

@@ -1,0 +1,58 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from detr2d.log import RunLog, Window, read_log
+
+RECORD = {"loss": 2.0, "lr": 0.1, "data_time": 0.0, "losses": {"x": 1.5}}
+
+
+def test_a_window_averages_each_value_over_the_steps_that_have_it() -> None:
+    window = Window()
+    window.add(1, {"x": torch.tensor(1.0), "y": torch.tensor(5.0)}, ("a",))
+    window.add(2, {"x": torch.tensor(3.0)}, ("b",))
+    assert window.means() == {"x": 2.0, "y": 5.0}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_is_named_with_step_and_samples(bad: float) -> None:
+    window = Window()
+    window.add(7, {"x": torch.tensor(1.0), "y": torch.tensor(2.0)}, ("a",))
+    window.add(8, {"x": torch.tensor(1.0), "y": torch.tensor(bad)}, ("b", "c"))
+    window.add(9, {"x": torch.tensor(bad), "y": torch.tensor(bad)}, ("d",))
+    with pytest.raises(FloatingPointError, match=f"^y is {bad} at step 8, samples b, c$"):
+        window.means()
+
+
+def test_a_log_reads_back_and_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, first_step=0, num_steps=9, enabled=True)
+    log.write({"step": 3, **RECORD})
+    log.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 3, **RECORD}]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_continued_log_forgets_what_came_after_its_first_step(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step, **RECORD}) for step in (2, 4, 6)]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    log = RunLog(tmp_path, first_step=4, num_steps=9, enabled=True)
+    log.write({"step": 6, **RECORD, "loss": 1.0})
+    log.close()
+    records = read_log(tmp_path / "log.jsonl")
+    assert [(record["step"], record["loss"]) for record in records] == [
+        (2, 2.0),
+        (4, 2.0),
+        (6, 1.0),
+    ]
+
+
+def test_a_silent_log_writes_nothing(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run", first_step=0, num_steps=9, enabled=False)
+    log.write({"step": 3, **RECORD})
+    log.advance()
+    log.close()
+    assert not (tmp_path / "run").exists()

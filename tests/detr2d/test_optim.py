@@ -1,0 +1,86 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from detr2d.config import TrainConfig
+from detr2d.optim import COSINE_END, Schedule, average_weights, parameter_groups
+from tests.helpers.toy_experiment import PointModel
+
+TRAIN = TrainConfig(epochs=10, lr=0.1, warmup_steps=4, weight_decay=0.3)
+
+
+def test_groups_separate_backbone_and_vectors_and_hold_every_parameter_once() -> None:
+    model = PointModel(width=8, dropout=0.0)
+    named = {id(p): name for name, p in model.named_parameters()}
+    rates = {
+        named[id(p)]: (round(group["lr"], 6), group["weight_decay"])
+        for group in parameter_groups(model, replace(TRAIN, backbone_lr_factor=0.1))
+        for p in group["params"]
+    }
+    assert rates == {
+        "backbone.weight": (0.01, 0.3),
+        "backbone.bias": (0.01, 0.0),
+        "norm.weight": (0.1, 0.0),
+        "norm.bias": (0.1, 0.0),
+        "query.weight": (0.1, 0.0),
+        "head.weight": (0.1, 0.3),
+        "head.bias": (0.1, 0.0),
+    }
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = PointModel(width=8, dropout=0.0)
+    model.backbone.requires_grad_(False)
+    held = {id(p) for group in parameter_groups(model, TRAIN) for p in group["params"]}
+    assert not held & {id(p) for p in model.backbone.parameters()}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_warm_up_rises_linearly(schedule: str) -> None:
+    plan = Schedule(replace(TRAIN, schedule=schedule), steps_per_epoch=5)  # type: ignore[arg-type]
+    assert [plan.factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_cosine_falls_by_half_a_wave_to_its_end() -> None:
+    plan = Schedule(TRAIN, steps_per_epoch=5)
+    assert plan.num_steps == 50
+    assert plan.factor(4) == pytest.approx(1.0)
+    assert plan.factor(49) == pytest.approx(COSINE_END)
+    assert plan.factor(4 + 15) == pytest.approx(  # a third of the 45 intervals
+        COSINE_END + (1 - COSINE_END) * (1 + math.cos(math.pi / 3)) / 2
+    )
+
+
+@pytest.mark.parametrize(("step", "factor"), [(14, 1.0), (15, 0.1), (39, 0.1), (40, 0.01)])
+def test_step_divides_by_ten_at_the_start_of_its_epochs(step: int, factor: float) -> None:
+    train = replace(TRAIN, schedule="step", step_epochs=(8, 3))
+    assert Schedule(train, steps_per_epoch=5).factor(step) == pytest.approx(factor)
+
+
+def test_apply_keeps_the_ratio_of_the_groups() -> None:
+    model = PointModel(width=8, dropout=0.0)
+    optimizer = torch.optim.AdamW(parameter_groups(model, TRAIN))
+    plan = Schedule(TRAIN, steps_per_epoch=5)
+    for step in (3, 0, 1):
+        plan.apply(optimizer, step)
+    assert {round(group["lr"], 9) for group in optimizer.param_groups} == {0.05, 0.005}
+
+
+def test_average_follows_the_ramped_exponential_mean() -> None:
+    model = nn.BatchNorm1d(1)
+    average = average_weights(model, decay=0.25)
+    expected = 1.0
+    for count, value in enumerate([2.0, 4.0, -1.0, 8.0]):
+        with torch.no_grad():
+            model.weight.fill_(value)
+            model.running_mean.fill_(10 * value)
+            model.num_batches_tracked.fill_(count)
+        average.update_parameters(model)
+        decay = min(0.25, (1 + count) / (10 + count)) if count else 0.0
+        expected = decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected)
+        assert average.module.running_mean.item() == pytest.approx(10 * expected)
+        assert average.module.num_batches_tracked.item() == count
