@@ -29,6 +29,7 @@ from detr2d.parity.detection import (
     load_weights,
     make_batch,
     run_case,
+    run_double,
     tolerance,
 )
 from detr2d.parity.fixtures import Case, Fixture, Section
@@ -120,19 +121,36 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
     run = run_case(subject, batch)
     ledger.skip("case", "what inputs are made from")
     check_inputs(ledger, batch)
-    check_probes(ledger, probe_finder(subject, run))
+    check_probes(ledger, probe_names(subject, run), probe_finder(subject, run))
     check_outputs(ledger, case, run.predictions)
     check_losses(ledger, subject, run)
     check_matches(ledger, subject, run)
-    check_gradients(ledger, subject)
+    double = run_double(subject, batch)
+    check_gradients(ledger, subject, run, double)
     check_boxes(ledger, subject, case, run)
     if subject.with_masks:
         check_masks(ledger, run, tolerance(case, "pred_masks"))
         check_panoptic(ledger, subject.system, run, tolerance(case, "pred_masks"))
-    check_double(ledger, subject, case, batch)
+    check_double(ledger, case, double)
     ledger.skip("spread", "statistics of outputs that are compared one by one")
     ledger.skip("(forward|backward)_seconds", "speed of the machine that made the case")
     return ledger.finish()
+
+
+def probe_names(subject: Subject, run: Run) -> list[str]:
+    """Official modules whose outputs every case holds."""
+    args = subject.fixture.config["args"]
+    levels = range(len(run.captured["backbone"]))
+    names = [
+        *(f"backbone.0.body/{level}" for level in levels),
+        *(f"backbone.0/{level}" for level in levels),
+        *(f"backbone.1/call{level}" for level in levels),
+        "input_proj",
+        *(f"transformer.encoder.layers.{layer}" for layer in range(args["enc_layers"])),
+        *(f"transformer.decoder.layers.{layer}" for layer in range(args["dec_layers"])),
+        "transformer.decoder.norm",
+    ]
+    return [*(f"detr.{n}" for n in names), "bbox_attention"] if subject.with_masks else names
 
 
 def probe_finder(subject: Subject, run: Run) -> Callable[[str], Tensor]:

@@ -44,7 +44,10 @@ class Case:
         """Everything to compare by key: arrays, and facts with those of some groups one by one."""
         flat: dict[str, Any] = dict(self.arrays)
         for key, value in self.facts.items():
-            if key in FACT_GROUPS:
+            if key.startswith("crit"):
+                flat |= {f"{key}/losses/{name}": item for name, item in value["losses"].items()}
+                flat[f"{key}/facts/num_boxes"] = value["num_boxes"]
+            elif key in FACT_GROUPS:
                 flat |= {f"{key}/{name}": item for name, item in value.items()}
             else:
                 flat[key] = value
