@@ -154,6 +154,26 @@ class FeaturePyramid(Batch):
 
 
 @dataclass(frozen=True)
+class MaskPredictions(Batch):
+    """A mask for every query of the last decoder layer, coarse, over the whole canvas.
+
+    logits (B, Q, h, w), before sigmoid, cover the padded canvas of ``canvas`` = (H, W) pixels;
+    image_sizes and original_sizes (B, 2) as in the ``ImageBatch`` that they were made from.
+    """
+
+    logits: Tensor
+    canvas: tuple[int, int]
+    image_sizes: Tensor
+    original_sizes: Tensor
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        check_shape("mask logits", self.logits, "B Q H W", sizes)
+        check_shape("image_sizes", self.image_sizes, "B 2", sizes)
+        check_shape("original_sizes", self.original_sizes, "B 2", sizes)
+
+
+@dataclass(frozen=True)
 class Predictions(Batch):
     """Outputs of all decoder layers, first layer first.
 
@@ -161,12 +181,14 @@ class Predictions(Batch):
     references (L + 1, B, Q, 2 or 3): the reference point that entered each layer and the one that
     left the last, normalised to [0, 1]; sampling_points (L, B, Q, P, 2 or 3): where each layer
     looked, in the same unit. Both are for eyes only: detached, and None where a system has none.
+    masks: those of the last layer, None where a system predicts none.
     """
 
     logits: Tensor
     codes: Tensor
     references: Tensor | None = None
     sampling_points: Tensor | None = None
+    masks: MaskPredictions | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
@@ -175,17 +197,43 @@ class Predictions(Batch):
 
 
 @dataclass(frozen=True)
+class Segments(Batch):
+    """A panoptic segmentation of one image: each pixel belongs to one of S segments or to none.
+
+    id_map (H, W) int64 at the original image size: 0 is no segment, i + 1 is segment i;
+    labels (S,) int64 in [0, K); scores (S,) in [0, 1].
+    """
+
+    id_map: Tensor
+    labels: Tensor
+    scores: Tensor
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        check_shape("id_map", self.id_map, "H W", sizes)
+        check_shape("labels", self.labels, "S", sizes)
+        check_shape("scores", self.scores, "S", sizes)
+
+    def __len__(self) -> int:
+        return self.scores.shape[0]
+
+
+@dataclass(frozen=True)
 class Detections(Batch):
     """Final detections of one image or scene, best score first.
 
     scores (N,) in [0, 1]; labels (N,) int64 in [0, K); boxes (N, D) in the codec's box format;
-    queries (N,) int64: the query that made each detection.
+    queries (N,) int64: the query that made each detection. Where a system predicts masks:
+    masks (N, H, W) bool at the original image size, and ``segments``, the panoptic reading of all
+    queries together; it stays whole when detections are selected.
     """
 
     scores: Tensor
     labels: Tensor
     boxes: Tensor
     queries: Tensor
+    masks: Tensor | None = None
+    segments: Segments | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
@@ -193,13 +241,22 @@ class Detections(Batch):
         check_shape("labels", self.labels, "N", sizes)
         check_shape("boxes", self.boxes, "N D", sizes)
         check_shape("queries", self.queries, "N", sizes)
+        if self.masks is not None:
+            check_shape("masks", self.masks, "N H W", sizes)
 
     def __len__(self) -> int:
         return self.scores.shape[0]
 
     def select(self, keep: Tensor) -> Detections:
         """Return the detections chosen by a boolean mask (N,) or an index tensor."""
-        return map_tensors(self, lambda tensor: tensor[keep])
+        return Detections(
+            self.scores[keep],
+            self.labels[keep],
+            self.boxes[keep],
+            self.queries[keep],
+            None if self.masks is None else self.masks[keep],
+            self.segments,
+        )
 
 
 def pad_stack(tensors: Sequence[Tensor], fill: float = 0) -> Tensor:

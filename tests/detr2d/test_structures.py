@@ -11,6 +11,7 @@ from detr2d.structures import (
     FeaturePyramid,
     ImageBatch,
     Predictions,
+    Segments,
     Targets,
     check_shape,
     concatenate_images,
@@ -89,6 +90,20 @@ def test_detections_select_by_mask_and_by_index() -> None:
     assert found.select(found.scores > 0.3).labels.tolist() == [3, 1]
     assert found.select(torch.tensor([2, 0])).queries.tolist() == [6, 8]
     assert len(found.select(torch.zeros(3, dtype=torch.bool))) == 0
+
+
+def test_selecting_takes_masks_along_and_leaves_the_segmentation_whole() -> None:
+    found = Detections(
+        scores=torch.tensor([0.9, 0.5]),
+        labels=torch.tensor([3, 1]),
+        boxes=torch.rand(2, 4),
+        queries=torch.tensor([8, 4]),
+        masks=torch.tensor([[[True, False]], [[False, True]]]),
+        segments=Segments(torch.zeros(1, 2).long(), torch.tensor([3]), torch.tensor([0.9])),
+    )
+    kept = found.select(found.scores < 0.6)
+    assert kept.masks is not None and kept.masks.tolist() == [[[False, True]]]
+    assert kept.segments is found.segments and len(found.segments) == 1
 
 
 def test_feature_pyramid_iterates_finest_first() -> None:
