@@ -215,7 +215,9 @@ def _offsets(lengths: Iterable[int]) -> NDArray[np.int64]:
 def _run_length(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """Compressed run lengths of a COCO segmentation: polygons, or run lengths of either kind."""
     if isinstance(segmentation, list):
-        if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+        if not segmentation or any(
+            len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation
+        ):
             raise ValueError("a polygon needs at least three points")
         return run_lengths.merge(run_lengths.frPyObjects(segmentation, height, width))
     if list(segmentation["size"]) != [height, width]:

@@ -23,4 +23,4 @@ class ItemRandomness:
     def generator(self, item: int) -> torch.Generator:
         """A fresh generator for ``item`` in the current epoch."""
         mixed = np.random.SeedSequence([self.seed, int(self._epoch), item])
-        return torch.Generator().manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
+        return torch.Generator().manual_seed(int(mixed.generate_state(1, np.uint64)[0]) >> 1)

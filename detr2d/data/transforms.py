@@ -171,17 +171,13 @@ def crop_window(
     Each side has a length between the two of ``crop``, and never more than the image's.
     """
     smallest, largest = crop
-    height, width = (
-        _integer(min(smallest, side), min(largest, side), generator) for side in size
-    )
+    height, width = (_integer(min(smallest, side), min(largest, side), generator) for side in size)
     top = _integer(0, size[0] - height, generator)
     left = _integer(0, size[1] - width, generator)
     return top, left, height, width
 
 
-def to_batch(
-    sample: LabelledImage, token: str, original_size: tuple[int, int]
-) -> ImageBatch:
+def to_batch(sample: LabelledImage, token: str, original_size: tuple[int, int]) -> ImageBatch:
     """A sample as a batch of one image, its boxes normalised centre x, centre y, width, height."""
     height, width = sample.size
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
