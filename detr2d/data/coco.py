@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -49,7 +49,7 @@ class CocoConfig(DataConfig):
     """Annotations to evaluate on."""
     classes: Annotated[tuple[str, ...], tyro.conf.Fixed] = ()
     """Names of the categories in label order, if not those of the training file."""
-    resolution: Resolution = Resolution()
+    resolution: Resolution = field(default_factory=Resolution)
     """Sizes to resize and crop images to."""
     masks: bool = False
     """Also train with and evaluate instance masks."""

@@ -41,7 +41,7 @@ COCO_CLASSES = tuple(THINGS.values())
 
 
 def _by_category_id(count: int, names: dict[int, str]) -> tuple[str, ...]:
-    """One name per category id below ``count``; ids that COCO never uses get a name of their own."""
+    """One name per category id below ``count``; ids that COCO never uses are named so."""
     return tuple(names.get(number, f"unused {number}") for number in range(count))
 
 

@@ -201,11 +201,19 @@ def _check_annotation(
             f"{name}: category_id {annotation.get('category_id')} is not among the categories"
         )
     box = annotation.get("bbox")
-    numbers = isinstance(box, list) and all(isinstance(v, int | float) for v in box)
-    if not numbers or len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
+    if not _is_box(box):
         raise ValueError(
             f"{name}: bbox must be x, y, width, height: finite, sizes not negative; got {box}"
         )
+
+
+def _is_box(box: Any) -> bool:
+    """Whether this is four finite numbers, the last two not negative."""
+    if not isinstance(box, list) or len(box) != 4:
+        return False
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in box):
+        return False
+    return min(box[2:]) >= 0
 
 
 def _offsets(lengths: Iterable[int]) -> NDArray[np.int64]:

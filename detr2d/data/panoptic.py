@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +54,7 @@ class CocoPanopticConfig(DataConfig):
     """Folder of the evaluation file's segment maps."""
     classes: Annotated[tuple[str, ...], tyro.conf.Fixed] = ()
     """Names of the categories in label order, if not those of the training file."""
-    resolution: Resolution = Resolution()
+    resolution: Resolution = field(default_factory=Resolution)
     """Sizes to resize and crop images to."""
 
     def class_names(self) -> tuple[str, ...]:

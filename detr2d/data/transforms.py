@@ -113,7 +113,7 @@ def label_image(
 
     Objects whose box has no area inside the image are dropped, as in DETR.
     """
-    corners = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])  # type: ignore[call-overload]
+    corners = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])
     labelled = LabelledImage(
         image=tv_tensors.Image(image),
         boxes=move.clamp_bounding_boxes(corners),
@@ -190,6 +190,13 @@ def to_batch(sample: LabelledImage, token: str, original_size: tuple[int, int]) 
         original_sizes=torch.tensor([original_size], dtype=torch.float32),
         targets=(Targets(sample.labels, centres, masks),),
     )
+
+
+def prepare_image(image: Tensor, token: str, resolution: Resolution) -> ImageBatch:
+    """An image (3, H, W) uint8 without annotations as a batch of one, at the evaluation size."""
+    bare = label_image(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    batch = to_batch(prepare_for_evaluation(bare, resolution), token, bare.size)
+    return replace(batch, targets=None)
 
 
 def _chance(probability: float, generator: torch.Generator) -> bool:

@@ -73,7 +73,7 @@ class CocoEvaluator:
 
     def format(
         self, batch: ImageBatch, detections: list[Detections]
-    ) -> dict[str, dict[str, list[Result]]]:
+    ) -> dict[str, dict[Kind, list[Result]]]:
         """Official results of each image by kind (bbox, segm), by image id.
 
         Boxes of the detections are normalised centre x, centre y, width, height; labels that no
@@ -216,7 +216,8 @@ def _judge_hotcoco(truth: dict[str, Any], results: list[Result], kind: Kind) -> 
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
-    return list(judge.stats), np.asarray(judge.eval["precision"]), list(judge.params.cat_ids)
+    precision = np.asarray((judge.eval or {})["precision"])
+    return list(judge.stats), precision, list(judge.params.cat_ids)
 
 
 def _judge_pycocotools(truth: dict[str, Any], results: list[Result], kind: Kind) -> Judgement:

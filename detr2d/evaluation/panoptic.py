@@ -90,7 +90,7 @@ class PanopticEvaluator:
 
 
 def segment_results(segments: Segments, label_map: LabelMap) -> dict[str, Any]:
-    """One image's ``segments_info`` and ``png``, without segments that have no pixel or category."""
+    """One image's ``segments_info`` and ``png``; a segment needs a pixel and a category."""
     areas = torch.bincount(segments.id_map.flatten(), minlength=len(segments) + 1).tolist()
     ids = torch.zeros(len(segments) + 1, dtype=torch.int64)
     listed = []
