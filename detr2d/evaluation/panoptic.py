@@ -47,7 +47,7 @@ class PanopticEvaluator:
         for token, size, found in zip(batch.tokens, sizes, detections, strict=True):
             expected = [int(side) for side in size]
             if found.segments is None or list(found.segments.id_map.shape) != expected:
-                came = found.segments and tuple(found.segments.id_map.shape)
+                came = None if found.segments is None else tuple(found.segments.id_map.shape)
                 raise ValueError(f"image {token}: expected segments of {expected}, got {came}")
             formatted[token] = segment_results(found.segments, self.label_map)
         return formatted
