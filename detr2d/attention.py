@@ -42,3 +42,12 @@ class DenseAttention(nn.Module):
             need_weights=False,
         )
         return self.dropout(attended), None
+
+
+def spatial_memory(features: Tensor, padding: Tensor, positions: Tensor) -> Memory:
+    """Memory, row by row, of maps (B, C, h, w) with padding (B, h, w), positions (B, h, w, C)."""
+    return Memory(
+        tokens=features.flatten(2).transpose(1, 2),
+        positions=positions.flatten(1, 2).to(features),
+        padding=padding.flatten(1),
+    )

@@ -67,6 +67,10 @@ class SystemConfig:
         """Build the set criterion that trains it."""
         raise NotImplementedError
 
+    def statistics(self, predictions: Predictions, targets: Any) -> dict[str, Tensor]:
+        """Scalars to log beside the losses, which are not trained; none by default."""
+        return {}
+
     def postprocess(self, predictions: Predictions) -> list[Detections]:
         """Turn predictions into final detections, one entry per image or scene."""
         raise NotImplementedError

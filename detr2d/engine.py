@@ -160,10 +160,13 @@ class Training:
             batch = batch.to(accelerator.device, non_blocking=True)
             last = position == len(group)
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
-                losses = self.criterion(self.model(batch), batch.targets)
+                predictions = self.model(batch)
+                losses = self.criterion(predictions, batch.targets)
                 loss = torch.stack(list(losses.values())).sum() / len(group)
                 accelerator.backward(loss)
-            for name, value in {**losses, "loss": loss * len(group)}.items():
+            with torch.no_grad():
+                logged = self.experiment.system.statistics(predictions, batch.targets)
+            for name, value in {**losses, "loss": loss * len(group), **logged}.items():
                 means[name] = means.get(name, 0) + value.detach() / len(group)
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), train.clip_norm or math.inf)
         self.optimizer.step()
