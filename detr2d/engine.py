@@ -216,8 +216,12 @@ class Training:
         if changed:
             self.accelerator.print("resuming with changed settings: " + "; ".join(changed))
         self.bare_model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None and state["average"] is not None:
+        # Rates and decays are settings: the experiment's count, not those of the stopped run.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
+        if self.average is not None and state["average"] is None:
+            self.average.module.load_state_dict(state["model"])
+        elif self.average is not None:
             self.average.load_state_dict(state["average"])
         self.step = state["step"]
 

@@ -23,6 +23,13 @@ def join_processes() -> Accelerator:
     return Accelerator(cpu=not torch.accelerator.is_available())  # else CPUs are not joined
 
 
+def finish(message: str) -> None:
+    """Print ``message`` on the main process and part from the others: the end of a tool."""
+    accelerator = join_processes()
+    accelerator.print(message)
+    accelerator.end_training()  # a process group that is still open can abort the exit
+
+
 def with_precision(
     model: nn.Module, precision: str, device: torch.device
 ) -> Callable[[Any], Predictions]:

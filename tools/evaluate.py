@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from detr2d.config import one_line_errors, parse_command
-from detr2d.inference import evaluate, join_processes
+from detr2d.inference import evaluate, finish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ def main() -> None:
         experiment, options = parse_command(sys.argv[1:], options, __doc__ or "")
         output_dir = options.output_dir or experiment.work_dir / "evaluation"
         report = evaluate(experiment, options.checkpoint, output_dir)
-    join_processes().print(f"{report.table}\nfiles: {output_dir}")
+    finish(f"{report.table}\nfiles: {output_dir}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from detr2d.config import one_line_errors, parse_command
 from detr2d.engine import fit
-from detr2d.inference import join_processes
+from detr2d.inference import finish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ def main() -> None:
     with one_line_errors():
         experiment, options = parse_command(sys.argv[1:], Options(), __doc__ or "")
         weights = fit(experiment, resume=options.resume, stop_after=options.stop_after)
-    join_processes().print(f"weights: {weights}")
+    finish(f"weights: {weights}")
 
 
 if __name__ == "__main__":

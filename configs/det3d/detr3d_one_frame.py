@@ -1,10 +1,11 @@
-"""DETR3D overfitted on a single key frame: the first thing to try on a new rig or database.
+r"""DETR3D overfitted on a single key frame: the first thing to try on a new rig or database.
 
 If one frame cannot be learned by heart, calibration, boxes or conventions are wrong. Trained and
 evaluated on the same frame, so the score says nothing about anything else.
 
 Run:   python tools/train.py configs/det3d/detr3d_one_frame.py --data.root ROOT
-Then:  python tools/evaluate.py configs/det3d/detr3d_one_frame.py outputs/one_frame/model.safetensors --data.root ROOT
+Then:  python tools/evaluate.py configs/det3d/detr3d_one_frame.py \
+           outputs/one_frame/model.safetensors --data.root ROOT
 """
 
 from pathlib import Path

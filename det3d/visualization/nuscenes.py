@@ -1,111 +1,23 @@
-"""Pictures and videos of any nuScenes-format database, with the findings of a file or a model."""
+"""Pictures and videos of the samples of any nuScenes-format database."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
 
 from det3d.data.nuscenes import NuScenesDataset
-from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex
-from det3d.evaluation.nuscenes import read_result_boxes
-from det3d.geometry import Region
+from det3d.data.nuscenes_index import DETECTION_CLASSES
 from det3d.structures import SceneBatch
 from det3d.visualization.cameras import PictureStyle, draw_lidar_on_cameras
-from det3d.visualization.contents import Contents, QueryTrails, query_trails
+from det3d.visualization.contents import Contents
+from det3d.visualization.detectors import Detector
 from det3d.visualization.scene import draw_scene
 from det3d.visualization.video import write_video
-from detr2d.structures import Detections, Predictions
-
-MOST_TRAILS = 20  # queries whose way is drawn; more hide each other
-Findings = tuple[Detections, QueryTrails | None]
-Detector = Callable[[int], Findings]
-"""Detections, and the ways of their queries if known, of the sample in a row of the index."""
-
-
-def spread(rows: np.ndarray, count: int | None) -> np.ndarray:
-    """``count`` of the rows, evenly spread from the first to the last; all of them for None.
-
-    Raises ValueError if there is no row or none is asked for.
-    """
-    if not len(rows):
-        raise ValueError("there is no sample to draw")
-    if count is None:
-        return rows
-    if count < 1:
-        raise ValueError(f"the number of samples to draw must be at least 1, got {count}")
-    kept = np.linspace(0, len(rows) - 1, min(count, len(rows)))
-    return rows[kept.round().astype(int)]
-
-
-def read_submission(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The boxes by sample token of an official detection result file.
-
-    Raises ValueError if the file is not one.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("results"), Mapping):
-        raise ValueError(f'{path} is no nuScenes submission: expected {{"meta", "results"}}')
-    return dict(content["results"])
-
-
-def submission_detector(
-    index: NuScenesIndex, results: Mapping[str, list[dict[str, Any]]], path: Path, score: float
-) -> Detector:
-    """Looks detections of at least ``score`` up in the content of an official result file."""
-
-    def detect(row: int) -> Findings:
-        token = str(index.sample_tokens[row], "utf-8")
-        if token not in results:
-            raise KeyError(f"{path} has no sample {token!r} ({len(results)} samples)")
-        try:
-            found = read_result_boxes(index, token, results[token])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, sample {token}: no detection boxes ({error!r})") from error
-        return found.select(found.scores >= score), None
-
-    return detect
-
-
-def model_detector(
-    model: nn.Module,
-    postprocess: Callable[[Predictions], list[Detections]],
-    dataset: NuScenesDataset,
-    *,
-    score: float,
-    device: torch.device,
-) -> Detector:
-    """Runs a model on the samples of ``dataset``, which has them as the model expects them.
-
-    Trails are told for models with a ``region`` that their reference points live in.
-    """
-    model = model.to(device).eval()
-    items = {int(row): item for item, row in enumerate(dataset.row_numbers)}
-
-    def detect(row: int) -> Findings:
-        with torch.inference_mode():
-            predictions = model(dataset[items[row]].to(device))
-        found = postprocess(predictions)[0]
-        found = found.select(found.scores >= score)
-        region = getattr(model, "region", None)
-        trails = None
-        if isinstance(region, Region):
-            best = found.select(torch.arange(min(MOST_TRAILS, len(found)), device=device))
-            trails = query_trails(predictions, best, region)
-        return found.to("cpu"), trails
-
-    return detect
 
 
 @dataclass(frozen=True, kw_only=True)

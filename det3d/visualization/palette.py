@@ -5,7 +5,7 @@ from __future__ import annotations
 Color = tuple[int, int, int]
 
 # Ten colours found by search: under normal vision and simulated protanopia, deuteranopia and
-# tritanopia (Machado et al. 2009, severity 1) every pair is at least 0.12 apart in OKLab.
+# tritanopia (Machado et al. 2009, severity 1) every pair is at least 0.10 apart in OKLab.
 CLASS_COLORS: tuple[Color, ...] = (
     (0, 169, 255),  # car
     (160, 189, 0),  # truck

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from det3d.cameras import absent_cameras
-from det3d.structures import SceneBatch, concatenate_scenes, valid_pixels
+from det3d.structures import SceneBatch, concatenate_scenes
 from detr2d.structures import Targets
 
 
@@ -61,9 +61,3 @@ def test_moving_a_batch_moves_rig_and_targets() -> None:
     assert moved.rig.intrinsics.device.type == "meta"
     assert moved.targets is not None
     assert moved.targets[0].boxes.device.type == "meta"
-
-
-def test_valid_pixels_marks_the_top_left_area() -> None:
-    mask = valid_pixels(torch.tensor([[2.0, 3.0], [0.0, 5.0]]), 3, 4)
-    assert mask[0].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
-    assert not mask[1].any()

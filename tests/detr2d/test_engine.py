@@ -178,6 +178,29 @@ def test_resuming_with_another_system_is_refused(tmp_path: Path) -> None:
         fit(other, resume=True)
 
 
+def test_settings_changed_on_resuming_take_effect(tmp_path: Path) -> None:
+    settings = {"schedule": "constant", "lr": 0.01}
+    experiment = make_experiment(tmp_path, epochs=2, **settings)
+    fit(experiment, stop_after=6)
+    train = replace(experiment.train, lr=0.004, weight_decay=0.5)
+    training = Training(replace(experiment, train=train))
+    training.restore(list_states(experiment.work_dir)[-1])
+    training.update(next(training.groups(7)))
+    groups = training.optimizer.param_groups
+    assert {round(group["lr"], 9) for group in groups} == {0.004, 0.0004}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.5}
+    assert {int(state["step"]) for state in training.optimizer.state.values()} == {7}
+
+
+def test_an_average_can_begin_on_resuming(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, epochs=2)
+    fit(experiment)
+    before = weights(experiment)
+    train = replace(experiment.train, ema_decay=0.9)
+    fit(replace(experiment, train=train), resume=True)
+    assert_same(before, weights(experiment))
+
+
 def test_resuming_from_a_torn_state_is_refused_by_name(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, epochs=1)
     fit(experiment)

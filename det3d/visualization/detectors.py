@@ -1,0 +1,88 @@
+"""Where detections to draw come from: an official result file or a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from det3d.data.nuscenes import NuScenesDataset
+from det3d.data.nuscenes_index import NuScenesIndex
+from det3d.evaluation.nuscenes import read_result_boxes
+from det3d.geometry import Region
+from det3d.visualization.contents import QueryTrails, query_trails
+from detr2d.structures import Detections, Predictions
+
+MOST_TRAILS = 20  # queries whose way is drawn; more hide each other
+Findings = tuple[Detections, QueryTrails | None]
+Detector = Callable[[int], Findings]
+"""Detections, and the ways of their queries if known, of the sample in a row of the index."""
+
+
+def read_submission(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The boxes by sample token of an official detection result file.
+
+    Raises ValueError if the file is not one.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(content, Mapping) or not isinstance(content.get("results"), Mapping):
+        raise ValueError(f'{path} is no nuScenes submission: expected {{"meta", "results"}}')
+    return dict(content["results"])
+
+
+def submission_detector(
+    index: NuScenesIndex, results: Mapping[str, list[dict[str, Any]]], path: Path, score: float
+) -> Detector:
+    """Looks detections of at least ``score`` up in the content of an official result file.
+
+    It raises ValueError for a sample that the file lacks or whose boxes are not complete.
+    """
+
+    def detect(row: int) -> Findings:
+        token = str(index.sample_tokens[row], "utf-8")
+        if token not in results:
+            raise ValueError(f"{path} has no sample {token!r} ({len(results)} samples)")
+        try:
+            found = read_result_boxes(index, token, results[token])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, sample {token}: no detection boxes ({error!r})") from error
+        return found.select(found.scores >= score), None
+
+    return detect
+
+
+def model_detector(
+    model: nn.Module,
+    postprocess: Callable[[Predictions], list[Detections]],
+    dataset: NuScenesDataset,
+    *,
+    score: float,
+    device: torch.device,
+) -> Detector:
+    """Runs a model on the samples of ``dataset``, which has them as the model expects them.
+
+    Trails are told for models with a ``region`` that their reference points live in.
+    """
+    model = model.to(device).eval()
+    items = {int(row): item for item, row in enumerate(dataset.row_numbers)}
+
+    def detect(row: int) -> Findings:
+        with torch.inference_mode():
+            predictions = model(dataset[items[row]].to(device))
+        found = postprocess(predictions)[0]
+        found = found.select(found.scores >= score)
+        region = getattr(model, "region", None)
+        trails = None
+        if isinstance(region, Region):
+            best = found.select(torch.arange(min(MOST_TRAILS, len(found)), device=device))
+            trails = query_trails(predictions, best, region)
+        return found.to("cpu"), trails
+
+    return detect
