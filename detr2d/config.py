@@ -142,6 +142,8 @@ class TrainConfig:
     """Decay of the averaged weights that are evaluated; 0 switches them off."""
     workers: int = 2
     """Data loading processes per training process."""
+    start_from: Path | None = None
+    """Exported weights to start from; made for other classes, their class head starts anew."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
     log_every: int = 20

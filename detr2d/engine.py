@@ -20,6 +20,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detr2d.checkpoints.convert import start_from
 from detr2d.checkpoints.files import (
     WEIGHTS_FILE,
     Origin,
@@ -128,6 +129,9 @@ class Training:
         with user_errors():
             self.bare_model = experiment.system.build(classes).to(device).train()
             self.criterion = experiment.system.build_criterion(classes)
+            if train.start_from:
+                said = start_from(self.bare_model, train.start_from, classes)
+                self.accelerator.print(said)
         if isinstance(self.criterion, nn.Module):
             self.criterion.to(device)
         self.schedule = Schedule(train, math.ceil(len(self.order) / train.accumulate))

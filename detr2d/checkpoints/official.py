@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ def read_official(path: Path, *, averaged: bool = False) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} is truncated, unsafe or not a checkpoint: {reason}") from error
+        # torch's own message advises to read the file in the unsafe way.
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it would run {unsafe[1]}" if unsafe else "it is truncated or no checkpoint"
+        raise ValueError(f"{path} is not read: {reason}") from error
     state = _find_state(content, path, averaged)
     prefix = "module."
     if state and all(name.startswith(prefix) for name in state):

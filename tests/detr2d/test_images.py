@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from detr2d.images import NormalizeImages
+from detr2d.images import NormalizeImages, resize_padding
 
 
 def test_mean_becomes_zero_and_padding_is_zero() -> None:
@@ -18,3 +18,10 @@ def test_reversed_channels_read_blue_first() -> None:
     images = torch.tensor([1, 2, 3], dtype=torch.uint8).view(1, 3, 1, 1)
     out = normalize(images, torch.tensor([[1.0, 1.0]]))
     assert out.flatten().tolist() == [3, 2, 1]
+
+
+def test_padding_shrinks_by_nearest_pixel() -> None:
+    padding = torch.ones(1, 4, 6, dtype=torch.bool)
+    padding[:, :3, :4] = False
+    found = resize_padding(padding, 2, 3)
+    assert found.tolist() == [[[False, False, True], [False, False, True]]]
