@@ -204,3 +204,22 @@ def test_the_tool_exits_with_one_on_any_failure(
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(tool, run_name="__main__")
     assert stop.value.code == 1 and " 1 FAIL" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_spoiled_masks_and_segments_fail(parity: Path, tmp_path: Path) -> None:
+    variant = "detr_r50_panoptic"
+    shutil.copy(parity / "fill.py", tmp_path / "fill.py")
+    copy = tmp_path / variant
+    copy.mkdir()
+    for name in ("manifest.json", "config.json", "case_a.json", "case_a.npz"):
+        (copy / name).write_bytes((parity / variant / name).read_bytes())
+    arrays = {"post_segm/0/masks_packed", "post_segm/1/shape", "post_panoptic/1/id_map"}
+    change_arrays(copy, dict.fromkeys(arrays, nudge))
+    case = copy / "case_a.json"
+    change_json(case, "losses", "loss_dice", change=lambda value: value * 1.001)
+    change_json(case, "panoptic", "num_argmax_noobj", change=lambda value: value + 1)
+    change_json(case, "panoptic", "segments_info_0", change=lambda value: value[::-1])
+    facts = {"losses/loss_dice", "panoptic/num_argmax_noobj", "panoptic/segments_info_0"}
+    # An area of image 1 no longer agrees with its id map either.
+    assert set(failures(copy)) == {*arrays, *facts, "panoptic/segments_info_1"}
