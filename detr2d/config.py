@@ -24,6 +24,7 @@ import tyro
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from detr2d.checkpoints.rename import Table
 from detr2d.structures import Batch, Detections, Predictions
 
 
@@ -66,6 +67,13 @@ class SystemConfig:
     def build_criterion(self, classes: tuple[str, ...]) -> Criterion:
         """Build the set criterion that trains it."""
         raise NotImplementedError
+
+    def official_table(self) -> Table:
+        """How official checkpoints of this system name their weights.
+
+        Raises ValueError if none are known.
+        """
+        raise ValueError(f"no official checkpoints are known for {type(self).__name__}")
 
     def statistics(self, predictions: Predictions, targets: Any) -> dict[str, Tensor]:
         """Scalars to log beside the losses, which are not trained; none by default."""

@@ -87,7 +87,7 @@ class SetCriterion:
         if len(targets) != num_images:
             raise ValueError(f"{num_images} images need as many targets, got {len(targets)}")
         stacked = self._stack(targets)
-        matches = self._match(predictions, stacked)
+        matches = match(self._costs(predictions, stacked), stacked.counts)
         num_objects = logits.new_tensor(float(sum(stacked.counts)))
         num_objects = mean_over_processes(num_objects).clamp(min=1)
 
@@ -115,7 +115,11 @@ class SetCriterion:
 
     def match(self, predictions: Predictions, targets: Sequence[Targets]) -> Matches:
         """The pairs that are trained, of all layers and images, in this order."""
-        return self._match(predictions, self._stack(targets))
+        return match(self.costs(predictions, targets), [len(target) for target in targets])
+
+    def costs(self, predictions: Predictions, targets: Sequence[Targets]) -> Tensor:
+        """Weighted matching costs (L, B, Q, T); columns beyond an image's objects mean nothing."""
+        return self._costs(predictions, self._stack(targets))
 
     def _stack(self, targets: Sequence[Targets]) -> StackedTargets:
         return StackedTargets(
@@ -125,11 +129,10 @@ class SetCriterion:
         )
 
     @torch.no_grad()
-    def _match(self, predictions: Predictions, stacked: StackedTargets) -> Matches:
+    def _costs(self, predictions: Predictions, stacked: StackedTargets) -> Tensor:
         costs = self.codec.costs(predictions.codes, stacked.codes)
         costs["class"] = self.classes.costs(predictions.logits, stacked.labels)
-        weighted = torch.stack([self.cost[name] * cost for name, cost in costs.items()])
-        return match(weighted.sum(0), stacked.counts)
+        return torch.stack([self.cost[name] * cost for name, cost in costs.items()]).sum(0)
 
     def _mask_losses(
         self, masks: MaskPredictions | None, pairs: Matches, targets: Sequence[Targets]

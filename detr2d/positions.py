@@ -22,13 +22,18 @@ def sine_embedding(points: Tensor, channels: int, *, temperature: float, scale: 
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-3)
 
 
-def cell_positions(padding: Tensor) -> Tensor:
-    """Place (B, h, w, 2) of each cell among the valid ones: (row, column) in (0, 1], float32.
+def cell_counts(padding: Tensor) -> Tensor:
+    """Number (B, h, w, 2) of each cell among the valid ones: (row, column) from 1, float32.
 
-    padding (B, h, w) bool, True outside the image. The last valid row is 1, whatever its number.
+    padding (B, h, w) bool, True outside the image.
     """
     valid = (~padding).float()
-    rows, columns = valid.cumsum(1), valid.cumsum(2)
+    return torch.stack([valid.cumsum(1), valid.cumsum(2)], dim=-1)
+
+
+def cell_positions(padding: Tensor) -> Tensor:
+    """Place (B, h, w, 2) of each cell: its number by that of the last valid one, in (0, 1]."""
+    rows, columns = cell_counts(padding).unbind(-1)
     return torch.stack([rows / (rows[:, -1:] + EPS), columns / (columns[:, :, -1:] + EPS)], dim=-1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,6 +61,18 @@ def join_stuff(owner: Tensor, labels: Tensor, stuff: Tensor) -> Tensor:
 
 
 def resize_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest resize of ids (h, w) that takes the pixel under each new centre, as PIL does."""
-    resized = F.interpolate(ids[None, None].double(), size, mode="nearest-exact")
-    return resized[0, 0].to(ids.dtype)
+    """Nearest resize of ids (h, w) that takes the pixel under each new centre, exactly as PIL does.
+
+    Which source pixel is met where a centre falls on an edge follows from PIL's running sum.
+    """
+    rows, columns = (
+        torch.tensor(_source_indices(old, new), device=ids.device)
+        for old, new in zip(ids.shape, size, strict=True)
+    )
+    return ids[rows.unsqueeze(1), columns]
+
+
+def _source_indices(old: int, new: int) -> list[int]:
+    step = old / new
+    places = itertools.accumulate([step] * (new - 1), initial=0.5 * step)
+    return [min(int(place), old - 1) for place in places]

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from detr2d.attention import Memory, spatial_memory
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.boxes import NormalizedBox2D
+from detr2d.checkpoints.detr import DETR_TABLE
+from detr2d.checkpoints.rename import Table
 from detr2d.config import SystemConfig
 from detr2d.criterion import SetCriterion, cardinality_error
 from detr2d.decoder import perceptron
@@ -107,6 +109,10 @@ class DETRConfig(SystemConfig):
             cost={"class": 1.0, "l1": 5.0, "giou": 2.0},
             loss={"class": 1.0, "l1": 5.0, "giou": 2.0},
         )
+
+    def official_table(self) -> Table:
+        """Names in the authors' checkpoints."""
+        return DETR_TABLE
 
     def statistics(self, predictions: Predictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """The last layer's error in the number of objects, for the log."""
