@@ -26,7 +26,7 @@ class CocoFile:
     ``categories`` is (id, name) in the file's order. image_ids (N,); file_names (N,); sizes (N, 2)
     height, width; the annotations of image n are ``starts[n]:starts[n + 1]`` of ids (A,),
     category_ids (A,), boxes (A, 4) x, y, width, height in pixels, areas (A,) and crowd (A,) bool;
-    ``segments`` holds their segmentation as it was in the file, packed by ``marshal``, one after the
+    ``segments`` holds their segmentation as the file gives it, packed by ``marshal``, one after the
     other from ``segment_starts``: workers share these bytes instead of copying a million lists.
     """
 
