@@ -37,10 +37,16 @@ class Detector:
 
     @torch.inference_mode()
     def __call__(self, batch: ImageBatch, score: float) -> list[Detections]:
-        """Detections of at least ``score`` in each image, on the CPU."""
+        """Detections of at least ``score`` in each image, best first, on the CPU."""
         predict = with_precision(self.model, self.experiment.train.precision, self.device)
         found = self.experiment.system.postprocess(predict(batch.to(self.device)))
-        return [image.to("cpu").select(image.scores.cpu() >= score) for image in found]
+        return [best_first(image.to("cpu"), score) for image in found]
+
+
+def best_first(found: Detections, score: float) -> Detections:
+    """The detections of at least ``score``, the best ones first."""
+    order = found.scores.argsort(descending=True, stable=True)
+    return found.select(order[found.scores[order] >= score])
 
 
 def load_detector(experiment: Experiment, checkpoint: Path) -> Detector:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import marshal
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class CocoFile:
     ``categories`` is (id, name) in the file's order. image_ids (N,); file_names (N,); sizes (N, 2)
     height, width; the annotations of image n are ``starts[n]:starts[n + 1]`` of ids (A,),
     category_ids (A,), boxes (A, 4) x, y, width, height in pixels, areas (A,) and crowd (A,) bool;
-    ``segments`` holds their segmentation as JSON text, one after the other from ``segment_starts``.
+    ``segments`` holds their segmentation as the file gives it, packed by ``marshal``, one after the
+    other from ``segment_starts``: workers share these bytes instead of copying a million lists.
     """
 
     path: Path
@@ -59,14 +61,15 @@ class CocoFile:
 
         Raises ValueError naming file and annotation if it has no mask or one that cannot be read.
         """
-        text = self.segments[self.segment_starts[position] : self.segment_starts[position + 1]]
+        start, stop = self.segment_starts[position : position + 2]
+        segmentation = marshal.loads(self.segments[start:stop])
         height, width = self.sizes[row].tolist()
         try:
-            return _run_length(json.loads(text), height, width)
+            return _run_length(segmentation, height, width)
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise ValueError(
                 f"{self.path}: annotation {self.ids[position]}: segmentation must be polygons or "
-                f"run lengths of {height} x {width} pixels, got {text.decode()[:60]} ({error})"
+                f"run lengths of {height} x {width} pixels, got {str(segmentation)[:60]} ({error})"
             ) from error
 
     def masks(self, row: int, positions: Iterable[int]) -> Tensor:
@@ -106,7 +109,7 @@ def _read_coco(path: Path, modified: int) -> CocoFile:
         _check_annotation(name, annotation, rows, known)
         groups[rows[annotation["image_id"]]].append(annotation)
     ordered = [annotation for group in groups for annotation in group]
-    texts = [json.dumps(a.get("segmentation")).encode() for a in ordered]
+    packed = [marshal.dumps(a.get("segmentation")) for a in ordered]
     boxes = np.array([a["bbox"] for a in ordered], dtype=np.float64).reshape(-1, 4)
     return CocoFile(
         path=path,
@@ -126,8 +129,8 @@ def _read_coco(path: Path, modified: int) -> CocoFile:
             dtype=np.float64,
         ),
         crowd=np.array([bool(a.get("iscrowd", 0)) for a in ordered], dtype=np.bool_),
-        segments=b"".join(texts),
-        segment_starts=_offsets(len(text) for text in texts),
+        segments=b"".join(packed),
+        segment_starts=_offsets(len(segment) for segment in packed),
     )
 
 
@@ -200,6 +203,8 @@ def _check_annotation(
         raise ValueError(
             f"{name}: category_id {annotation.get('category_id')} is not among the categories"
         )
+    if not isinstance(annotation.get("area", 0), int | float):
+        raise ValueError(f"{name}: area must be a number, got {annotation['area']!r}")
     box = annotation.get("bbox")
     if not _is_box(box):
         raise ValueError(

@@ -58,15 +58,18 @@ class CocoPanopticConfig(DataConfig):
     """Sizes to resize and crop images to."""
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of the K labels: ``classes``, or those of the training file by category id.
+        """Names of the K labels: ``classes``, or those of the training file.
 
-        Where the training file is missing the evaluation file is asked.
+        These are first all things, then all stuff, each by category id. Where the training file is
+        missing the evaluation file is asked.
         """
         if self.classes:
             return self.classes
         training = self.root / self.training_annotations
         path = training if training.is_file() else self.root / self.evaluation_annotations
-        return tuple(name for _, name in sorted(read_panoptic(path).categories))
+        file = read_panoptic(path)
+        ordered = sorted(file.categories, key=lambda row: (row[0] not in file.things, row[0]))
+        return tuple(name for _, name in ordered)
 
     def training_set(self, seed: int) -> PanopticDataset:
         """Training images, changed by the recipe of DETR."""

@@ -128,6 +128,7 @@ def set_annotation(**values: Any) -> Change:
         (set_annotation(bbox=[1, 2, float("nan"), 4]), r"annotation 9: bbox must be"),
         (set_annotation(bbox=[1, 2, "3", 4]), r"annotation 9: bbox must be"),
         (set_annotation(bbox=None), r"annotation 9: bbox must be"),
+        (set_annotation(area="9"), r"annotation 9: area must be a number, got '9'"),
         (set_annotation(category_id=77), r"annotation 9: category_id 77 is not among"),
         (set_annotation(image_id=8), r"annotation 9: image_id 8 is not among"),
         (set_annotation(id="nine"), r"annotation nine: id must be an integer, got 'nine'"),
