@@ -17,6 +17,8 @@ from detr2d.segments import binary_masks, merge_segments, resize_ids
 from detr2d.structures import MaskPredictions
 from detr2d.systems.panoptic import PanopticDETRConfig
 
+SCORE_TOLERANCE = 2e-5
+
 
 def masks_of(run: Run) -> MaskPredictions:
     """The run's masks. Raises ValueError if there are none."""
@@ -71,7 +73,7 @@ def check_panoptic(ledger: Ledger, system: SystemConfig, run: Run, allowed: floa
     ledger.equal("panoptic/official_threshold", system.segment_score)
     ledger.equal("panoptic/num_argmax_noobj", int((labels == no_object).sum()))
     margin = (scores[labels != no_object] - threshold).abs().min()
-    ledger.close("panoptic/min_margin_to_threshold", margin, atol=5e-6)
+    ledger.close("panoptic/min_margin_to_threshold", margin, atol=SCORE_TOLERANCE)
     ledger.skip("panoptic/is_thing_map", "setting of the merging: num_things")
     for image in range(len(run.batch)):
         chosen = keep[image]
