@@ -1,10 +1,19 @@
-"""What a box is: the protocol that lets one matcher and one criterion serve 2D and 3D."""
+"""What a box is: the protocol that lets one matcher and one criterion serve 2D and 3D.
+
+A 2D box is (centre x, centre y, width, height) in [0, 1] of the image's valid area. Geometry is
+done on its corners (left, top, right, bottom).
+"""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from detr2d.structures import at_least_float32
+
+SMALLEST_AREA = 1e-30  # of two boxes without any area, so that 0 / 0 is 0; never met otherwise
 
 
 class BoxCodec(Protocol):
@@ -28,3 +37,79 @@ class BoxCodec(Protocol):
 
     def losses(self, codes: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Losses by term of matched pairs: codes (M, D) against target codes (M, D): (M,)."""
+
+
+def to_corners(boxes: Tensor) -> Tensor:
+    """(left, top, right, bottom) of (centre x, centre y, width, height), both (..., 4)."""
+    centre, size = boxes.split(2, dim=-1)
+    return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
+
+
+def from_corners(corners: Tensor) -> Tensor:
+    """(centre x, centre y, width, height) of (left, top, right, bottom), both (..., 4)."""
+    first, last = corners.split(2, dim=-1)
+    return torch.cat([(first + last) / 2, last - first], dim=-1)
+
+
+def to_pixels(boxes: Tensor, image_size: Tensor) -> Tensor:
+    """Corners (..., 4) in pixels of normalised boxes (..., 4); image_size (2,): height, width.
+
+    Nothing is clipped to the image, as in DETR's released post-processing.
+    """
+    return to_corners(boxes) * image_size.flip(0).repeat(2).to(boxes)
+
+
+def overlaps(corners: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union and its generalised form of two broadcastable (..., 4): (...).
+
+    Generalised IoU (Rezatofighi et al., CVPR 2019) subtracts the part of the enclosing box that
+    neither covers, so that boxes apart still have a gradient.
+    """
+    shared = torch.minimum(corners[..., 2:], others[..., 2:]) - torch.maximum(
+        corners[..., :2], others[..., :2]
+    )
+    hull = torch.maximum(corners[..., 2:], others[..., 2:]) - torch.minimum(
+        corners[..., :2], others[..., :2]
+    )
+    intersection = shared.clamp(min=0).prod(-1)
+    union = _area(corners) + _area(others) - intersection
+    enclosing = hull.clamp(min=0).prod(-1).clamp(min=SMALLEST_AREA)
+    iou = intersection / union.clamp(min=SMALLEST_AREA)
+    return iou, iou - (enclosing - union) / enclosing
+
+
+def _area(corners: Tensor) -> Tensor:
+    return (corners[..., 2:] - corners[..., :2]).prod(-1)
+
+
+class NormalizedBox2D:
+    """Code of 4 that is the box itself: (centre x, centre y, width, height), each in [0, 1].
+
+    Systems write it through a sigmoid. Costs and losses are DETR's (section 3.1, eq. 9 and 10):
+    L1 and 1 - generalised IoU; the cost leaves out the constant 1.
+    """
+
+    code_size = 4
+    terms: tuple[str, ...] = ("l1", "giou")
+
+    def encode(self, boxes: Tensor) -> Tensor:
+        """The boxes (..., 4) themselves."""
+        return boxes
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The codes (..., 4) themselves."""
+        return codes
+
+    def costs(self, codes: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """``l1``, the sum of absolute differences, and ``giou``, negated: (..., Q, T)."""
+        codes = at_least_float32(codes)
+        targets = targets.to(codes.dtype)
+        _, giou = overlaps(to_corners(codes).unsqueeze(-2), to_corners(targets).unsqueeze(-3))
+        return {"l1": torch.cdist(codes, targets, p=1), "giou": -giou}
+
+    def losses(self, codes: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """``l1``, the sum of absolute differences, and ``giou``, one minus it: (M,)."""
+        codes = at_least_float32(codes)
+        targets = targets.to(codes.dtype)
+        _, giou = overlaps(to_corners(codes), to_corners(targets))
+        return {"l1": (codes - targets).abs().sum(-1), "giou": 1 - giou}

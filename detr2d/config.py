@@ -24,6 +24,7 @@ import tyro
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from detr2d.checkpoints.rename import Table
 from detr2d.structures import Batch, Detections, Predictions
 
 
@@ -66,6 +67,17 @@ class SystemConfig:
     def build_criterion(self, classes: tuple[str, ...]) -> Criterion:
         """Build the set criterion that trains it."""
         raise NotImplementedError
+
+    def official_table(self) -> Table:
+        """How official checkpoints of this system name their weights.
+
+        Raises ValueError if none are known.
+        """
+        raise ValueError(f"no official checkpoints are known for {type(self).__name__}")
+
+    def statistics(self, predictions: Predictions, targets: Any) -> dict[str, Tensor]:
+        """Scalars to log beside the losses, which are not trained; none by default."""
+        return {}
 
     def postprocess(self, predictions: Predictions) -> list[Detections]:
         """Turn predictions into final detections, one entry per image or scene."""
@@ -130,6 +142,8 @@ class TrainConfig:
     """Decay of the averaged weights that are evaluated; 0 switches them off."""
     workers: int = 2
     """Data loading processes per training process."""
+    start_from: Path | None = None
+    """Exported weights to start from; made for other classes, their class head starts anew."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
     log_every: int = 20

@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from detr2d.boxes import BoxCodec
-from detr2d.matching import match
-from detr2d.structures import Predictions, Targets, pad_stack
+from detr2d.matching import Matches, match
+from detr2d.structures import Batch, MaskPredictions, Predictions, Targets, pad_stack
 
 
 class ClassTerm(Protocol):
-    """A classification cost and loss, see ``detr2d.losses``."""
+    """A classification cost and loss, see ``detr2d.losses``; the label K means "no object"."""
+
+    def num_classes(self, width: int) -> int:
+        """Number of classes K that ``width`` logits tell apart."""
 
     def costs(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Costs (..., Q, T)."""
 
-    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Summed losses (L,)."""
+    def losses(self, logits: Tensor, labels: Tensor, num_objects: Tensor) -> Tensor:
+        """Normalised losses (L,); ``num_objects`` () is averaged over processes, at least one."""
+
+
+class MaskTerm(Protocol):
+    """Mask losses by term, see ``detr2d.losses``."""
+
+    terms: tuple[str, ...]
+
+    def losses(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """Losses by term (M,) of mask logits (M, h, w) against masks (M, H, W) bool."""
+
+
+@dataclass(frozen=True)
+class StackedTargets(Batch):
+    """Targets of B images, padded to T objects: labels (B, T), codes (B, T, D), true counts."""
+
+    labels: Tensor
+    codes: Tensor
+    counts: tuple[int, ...]
 
 
 class SetCriterion:
     """Set prediction loss (DETR, section 3.1) over all decoder layers at once.
 
-    ``cost`` and ``loss`` weigh the terms by name: ``"class"`` and those of the codec. Every layer
-    is matched on its own. All terms are divided by the number of objects, averaged over processes
-    and at least one. The targets' boxes are encoded by the codec.
+    ``cost`` and ``loss`` weigh the terms by name: ``"class"``, those of the codec and, for
+    ``loss``, those of ``masks``, which only the last layer has. Every layer is matched on its own.
+    Box and mask terms are divided by the number of objects, averaged over processes and at least
+    one; class terms normalise themselves. The targets' boxes are encoded by the codec.
     """
 
     def __init__(
@@ -38,15 +62,18 @@ class SetCriterion:
         codec: BoxCodec,
         cost: Mapping[str, float],
         loss: Mapping[str, float],
+        masks: MaskTerm | None = None,
     ) -> None:
-        expected = {"class", *codec.terms}
-        for name, weights in (("cost", cost), ("loss", loss)):
+        compared = {"class", *codec.terms}
+        trained = compared | set(masks.terms if masks is not None else ())
+        for name, weights, expected in (("cost", cost, compared), ("loss", loss, trained)):
             if set(weights) != expected:
                 raise ValueError(
                     f"{name} weights must name exactly {sorted(expected)}, got {sorted(weights)}"
                 )
         self.classes = classes
         self.codec = codec
+        self.masks = masks
         self.cost = dict(cost)
         self.loss = dict(loss)
 
@@ -56,35 +83,114 @@ class SetCriterion:
         Their sum is what is trained. Raises ValueError if targets and predictions differ in number.
         """
         logits, codes = predictions.logits, predictions.codes
-        num_layers, num_images, _, num_classes = logits.shape
+        num_layers, num_images = logits.shape[:2]
         if len(targets) != num_images:
             raise ValueError(f"{num_images} images need as many targets, got {len(targets)}")
-        counts = [len(target) for target in targets]
-        labels = pad_stack([target.labels for target in targets])  # (B, T)
-        target_codes = self.codec.encode(pad_stack([target.boxes for target in targets], fill=1))
-
-        with torch.no_grad():
-            costs = self.codec.costs(codes, target_codes)
-            costs["class"] = self.classes.costs(logits, labels)
-            weighted = torch.stack([self.cost[name] * cost for name, cost in costs.items()])
-            matches = match(weighted.sum(0), counts)
+        stacked = self._stack(targets)
+        matches = match(self._costs(predictions, stacked), stacked.counts)
+        num_objects = logits.new_tensor(float(sum(stacked.counts)))
+        num_objects = mean_over_processes(num_objects).clamp(min=1)
 
         where = (matches.layers, matches.images, matches.queries)
         which = (matches.images, matches.objects)
-        target_labels = labels.new_full(logits.shape[:3], num_classes)
-        target_labels[where] = labels[which]
-        pair_losses = self.codec.losses(codes[where], target_codes[which])
-        losses = {
-            name: values.new_zeros(num_layers).index_add(0, matches.layers, values)
-            for name, values in pair_losses.items()
-        }
-        losses["class"] = self.classes.losses(logits, target_labels)
-        normalizer = mean_over_processes(logits.new_tensor(float(sum(counts)))).clamp(min=1)
-        return {
-            name if layer == num_layers - 1 else f"layer{layer}/{name}": value
+        no_object = self.classes.num_classes(logits.shape[-1])
+        labels = stacked.labels.new_full(logits.shape[:3], no_object)
+        labels[where] = stacked.labels[which]
+        losses = {"class": self.classes.losses(logits, labels, num_objects)}  # each (L,)
+        for name, values in self.codec.losses(codes[where], stacked.codes[which]).items():
+            sums = values.new_zeros(num_layers).index_add(0, matches.layers, values)
+            losses[name] = sums / num_objects
+        weighted = {
+            name if layer == num_layers - 1 else f"layer{layer}/{name}": self.loss[name] * value
             for name, values in losses.items()
-            for layer, value in enumerate((self.loss[name] * values / normalizer).unbind(0))
+            for layer, value in enumerate(values.unbind(0))
         }
+        if self.masks is not None:
+            pairs = last_layer(matches, stacked.counts, logits.shape[2])
+            found = self._mask_losses(predictions.masks, pairs, targets)
+            weighted |= {
+                name: self.loss[name] * values.sum() / num_objects for name, values in found.items()
+            }
+        return weighted
+
+    def match(self, predictions: Predictions, targets: Sequence[Targets]) -> Matches:
+        """The pairs that are trained, of all layers and images, in this order."""
+        return match(self.costs(predictions, targets), [len(target) for target in targets])
+
+    def costs(self, predictions: Predictions, targets: Sequence[Targets]) -> Tensor:
+        """Weighted matching costs (L, B, Q, T); columns beyond an image's objects mean nothing."""
+        return self._costs(predictions, self._stack(targets))
+
+    def _stack(self, targets: Sequence[Targets]) -> StackedTargets:
+        return StackedTargets(
+            labels=pad_stack([target.labels for target in targets]),
+            codes=self.codec.encode(pad_stack([target.boxes for target in targets], fill=1)),
+            counts=tuple(len(target) for target in targets),
+        )
+
+    @torch.no_grad()
+    def _costs(self, predictions: Predictions, stacked: StackedTargets) -> Tensor:
+        costs = self.codec.costs(predictions.codes, stacked.codes)
+        costs["class"] = self.classes.costs(predictions.logits, stacked.labels)
+        return torch.stack([self.cost[name] * cost for name, cost in costs.items()]).sum(0)
+
+    def _mask_losses(
+        self, masks: MaskPredictions | None, pairs: Matches, targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """Mask losses (M,) of matched pairs of the last layer."""
+        if self.masks is None or masks is None:
+            raise ValueError("mask losses need a system that predicts masks")
+        flat = torch.cat([masks_on_canvas(target, masks.canvas) for target in targets])
+        starts = torch.tensor([0, *(len(target) for target in targets[:-1])]).cumsum(0)
+        objects = starts.to(pairs.objects)[pairs.images] + pairs.objects
+        return self.masks.losses(masks.logits[pairs.images, pairs.queries], flat[objects])
+
+
+def last_layer(matches: Matches, counts: Sequence[int], num_queries: int) -> Matches:
+    """Pairs of the last layer, which come last; their number is known without asking the device."""
+    first = len(matches) - sum(min(count, num_queries) for count in counts)
+    return Matches(
+        matches.layers[first:],
+        matches.images[first:],
+        matches.queries[first:],
+        matches.objects[first:],
+    )
+
+
+def masks_on_canvas(target: Targets, canvas: tuple[int, int]) -> Tensor:
+    """Masks (T, H, W) of one image, empty beyond its valid area.
+
+    Raises ValueError if the target has no masks or they are larger than the canvas.
+    """
+    height, width = canvas
+    if target.masks is None:
+        raise ValueError("mask losses need targets with masks, got boxes only")
+    missing = (height - target.masks.shape[1], width - target.masks.shape[2])
+    if min(missing) < 0:
+        size = tuple(target.masks.shape[1:])
+        raise ValueError(f"target masks of {size} pixels exceed their canvas of {canvas}")
+    return F.pad(target.masks, (0, missing[1], 0, missing[0]))
+
+
+def cardinality_error(predictions: Predictions, targets: Sequence[Targets]) -> Tensor:
+    """Mean absolute error (L,) of the number of objects that each layer claims; a log, no loss.
+
+    As in DETR's released code a query claims an object if its last logit is not the largest: with
+    a softmax over K + 1 that is the "no object" logit, with sigmoid classes it means little.
+    """
+    logits = predictions.logits
+    claimed = (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)  # (L, B)
+    counts = torch.tensor([len(target) for target in targets], device=logits.device)
+    return (claimed - counts).abs().float().mean(-1)
+
+
+def class_error(predictions: Predictions, targets: Sequence[Targets], matches: Matches) -> Tensor:
+    """Percentage () of the last layer's matched queries with a wrong best class; 100 of none."""
+    logits = predictions.logits[-1]
+    pairs = last_layer(matches, [len(target) for target in targets], logits.shape[1])
+    labels = pad_stack([target.labels for target in targets])[pairs.images, pairs.objects]
+    right = logits[pairs.images, pairs.queries].argmax(-1) == labels
+    return 100 - 100 * right.float().sum() / max(len(pairs), 1)
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

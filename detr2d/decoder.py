@@ -15,12 +15,12 @@ class CrossAttention(Protocol):
     """How queries look at their memory; the memory's type is the attention's own business."""
 
     def __call__(
-        self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: object
+        self, query: Tensor, query_pos: Tensor, reference: Tensor | None, memory: object
     ) -> tuple[Tensor, Tensor | None]:
         """Update (B, Q, C) that is added to the queries, and where it looked, for eyes only.
 
-        query, query_pos (B, Q, C); reference (B, Q, n) in [0, 1]; the second output is
-        (B, Q, P, n) in the reference's unit, detached, or None.
+        query, query_pos (B, Q, C); reference (B, Q, n) in [0, 1], None for queries without one;
+        the second output is (B, Q, P, n) in the reference's unit, detached, or None.
         """
 
 
@@ -46,20 +46,11 @@ class DecoderLayer(nn.Module):
         self.self_norm = nn.LayerNorm(channels)
         self.cross_attention = cross_attention
         self.cross_norm = nn.LayerNorm(channels)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(channels, hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, channels),
-            nn.Dropout(dropout),
-        )
+        self.feed_forward = feed_forward(channels, hidden, dropout)
         self.feed_forward_norm = nn.LayerNorm(channels)
-        for linear in self.feed_forward:
-            if isinstance(linear, nn.Linear):
-                nn.init.xavier_uniform_(linear.weight)
 
     def forward(
-        self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: object
+        self, query: Tensor, query_pos: Tensor, reference: Tensor | None, memory: object
     ) -> tuple[Tensor, Tensor | None]:
         """Queries (B, Q, C) after this layer, and where its cross-attention looked."""
         keys = query + query_pos
@@ -69,6 +60,52 @@ class DecoderLayer(nn.Module):
         query = self.cross_norm(query + looked)
         query = self.feed_forward_norm(query + self.feed_forward(query))
         return query, sampling_points
+
+
+class PreNormDecoderLayer(nn.Module):
+    """Each step normalises first and is added unnormalised (DETR's pre-norm option)."""
+
+    def __init__(
+        self,
+        cross_attention: nn.Module,
+        *,
+        channels: int = 256,
+        heads: int = 8,
+        hidden: int = 2048,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.self_attention = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.self_dropout = nn.Dropout(dropout)
+        self.self_norm = nn.LayerNorm(channels)
+        self.cross_attention = cross_attention
+        self.cross_norm = nn.LayerNorm(channels)
+        self.feed_forward = feed_forward(channels, hidden, dropout)
+        self.feed_forward_norm = nn.LayerNorm(channels)
+
+    def forward(
+        self, query: Tensor, query_pos: Tensor, reference: Tensor | None, memory: object
+    ) -> tuple[Tensor, Tensor | None]:
+        """Queries (B, Q, C) after this layer, not normalised, and where it looked."""
+        values = self.self_norm(query)
+        keys = values + query_pos
+        attended, _ = self.self_attention(keys, keys, values, need_weights=False)
+        query = query + self.self_dropout(attended)
+        looked, sampling_points = self.cross_attention(
+            self.cross_norm(query), query_pos, reference, memory
+        )
+        query = query + looked
+        return query + self.feed_forward(self.feed_forward_norm(query)), sampling_points
+
+
+def feed_forward(channels: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Linear, ReLU, Dropout, Linear, Dropout: what follows attention in every layer."""
+    widen, narrow = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+    for linear in (widen, narrow):
+        nn.init.xavier_uniform_(linear.weight)
+    return nn.Sequential(
+        widen, nn.ReLU(inplace=True), nn.Dropout(dropout), narrow, nn.Dropout(dropout)
+    )
 
 
 def inverse_sigmoid(x: Tensor) -> Tensor:
@@ -103,13 +140,18 @@ def class_head(channels: int, num_classes: int, prior: float = 0.01) -> nn.Seque
 
 def box_head(channels: int, code_size: int) -> nn.Sequential:
     """Two (Linear, ReLU) and a Linear that starts at zero: the first boxes are the references."""
-    last = nn.Linear(channels, code_size)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    head = perceptron(channels, code_size)
+    for parameter in head[-1].parameters():
+        nn.init.zeros_(parameter)
+    return head
+
+
+def perceptron(channels: int, out_channels: int) -> nn.Sequential:
+    """Two (Linear, ReLU) and a Linear, initialised as torch does: DETR's box head."""
     return nn.Sequential(
         nn.Linear(channels, channels),
         nn.ReLU(inplace=True),
         nn.Linear(channels, channels),
         nn.ReLU(inplace=True),
-        last,
+        nn.Linear(channels, out_channels),
     )

@@ -20,6 +20,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detr2d.checkpoints.convert import start_from
 from detr2d.checkpoints.files import (
     WEIGHTS_FILE,
     Origin,
@@ -128,6 +129,9 @@ class Training:
         with user_errors():
             self.bare_model = experiment.system.build(classes).to(device).train()
             self.criterion = experiment.system.build_criterion(classes)
+            if train.start_from:
+                said = start_from(self.bare_model, train.start_from, classes)
+                self.accelerator.print(said)
         if isinstance(self.criterion, nn.Module):
             self.criterion.to(device)
         self.schedule = Schedule(train, math.ceil(len(self.order) / train.accumulate))
@@ -160,10 +164,13 @@ class Training:
             batch = batch.to(accelerator.device, non_blocking=True)
             last = position == len(group)
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
-                losses = self.criterion(self.model(batch), batch.targets)
+                predictions = self.model(batch)
+                losses = self.criterion(predictions, batch.targets)
                 loss = torch.stack(list(losses.values())).sum() / len(group)
                 accelerator.backward(loss)
-            for name, value in {**losses, "loss": loss * len(group)}.items():
+            with torch.no_grad():
+                logged = self.experiment.system.statistics(predictions, batch.targets)
+            for name, value in {**losses, "loss": loss * len(group), **logged}.items():
                 means[name] = means.get(name, 0) + value.detach() / len(group)
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), train.clip_norm or math.inf)
         self.optimizer.step()

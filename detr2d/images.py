@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -61,3 +62,12 @@ def valid_pixels(image_sizes: Tensor, height: int, width: int) -> Tensor:
     rows = torch.arange(height, device=image_sizes.device) < image_sizes[..., :1]
     columns = torch.arange(width, device=image_sizes.device) < image_sizes[..., 1:]
     return rows.unsqueeze(-1) & columns.unsqueeze(-2)
+
+
+def resize_padding(padding: Tensor, height: int, width: int) -> Tensor:
+    """Padding (B, H, W) bool, True outside, of the canvas at a feature map's size: (B, h, w).
+
+    Nearest sampling of the full-resolution mask at every level, as in DETR's released code.
+    """
+    resized = F.interpolate(padding.unsqueeze(1).float(), (height, width), mode="nearest")
+    return resized.squeeze(1) > 0.5

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from detr2d.structures import Batch
+from detr2d.structures import Batch, at_least_float32
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def match(cost: Tensor, num_objects: Sequence[int]) -> Matches:
     cost (L, B, Q, T), padded along T; image b has ``num_objects[b]`` objects. With more objects
     than queries, every query gets one. Raises FloatingPointError if a cost is not finite.
     """
-    host = cost.detach().float().cpu().numpy()
+    host = at_least_float32(cost.detach()).cpu().numpy()
     pairs: list[np.ndarray] = [np.zeros((4, 0), dtype=np.int64)]
     for layer, layer_cost in enumerate(host):
         for image, count in enumerate(num_objects):

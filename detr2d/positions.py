@@ -1,11 +1,13 @@
-"""Position embeddings."""
+"""Position embeddings of points and of the cells of a feature map."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+EPS = 1e-6  # keeps rows and columns that are all padding finite
 
 
 def sine_embedding(points: Tensor, channels: int, *, temperature: float, scale: float) -> Tensor:
@@ -13,8 +15,73 @@ def sine_embedding(points: Tensor, channels: int, *, temperature: float, scale: 
 
     Each coordinate, multiplied by ``scale``, gets ``channels`` / 2 frequencies from 1 down to
     almost 1 / ``temperature``, sine and cosine interleaved (Vaswani et al., 2017; DETR, appendix).
+    The order of operations is DETR's, so that its official outputs are met to the last bit.
     """
     exponent = torch.arange(0, channels, 2, device=points.device, dtype=points.dtype) / channels
-    frequency = scale * torch.exp(-math.log(temperature) * exponent)
-    angle = points.unsqueeze(-1) * frequency  # (..., n, channels / 2)
+    angle = points.unsqueeze(-1) * scale / temperature**exponent  # (..., n, channels / 2)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-3)
+
+
+def cell_counts(padding: Tensor) -> Tensor:
+    """Number (B, h, w, 2) of each cell among the valid ones: (row, column) from 1, float32.
+
+    padding (B, h, w) bool, True outside the image.
+    """
+    valid = (~padding).float()
+    return torch.stack([valid.cumsum(1), valid.cumsum(2)], dim=-1)
+
+
+def cell_positions(padding: Tensor) -> Tensor:
+    """Place (B, h, w, 2) of each cell: its number by that of the last valid one, in (0, 1]."""
+    rows, columns = cell_counts(padding).unbind(-1)
+    return torch.stack([rows / (rows[:, -1:] + EPS), columns / (columns[:, :, -1:] + EPS)], dim=-1)
+
+
+class SinePositions(nn.Module):
+    """Sine embedding of each cell's place in the image (DETR, appendix A.4), float32."""
+
+    def __init__(self, channels: int, *, temperature: float = 1e4) -> None:
+        super().__init__()
+        if channels % 4:
+            raise ValueError(f"sine positions need channels divisible by 4, got {channels}")
+        self.channels = channels
+        self.temperature = temperature
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Embedding (B, h, w, C), the row's half first, of padding (B, h, w), True outside."""
+        return sine_embedding(
+            cell_positions(padding),
+            self.channels // 2,
+            temperature=self.temperature,
+            scale=2 * math.pi,
+        )
+
+
+class LearnedPositions(nn.Module):
+    """A learned vector per row and per column of the feature map (DETR, ablations, table 3).
+
+    Rows and columns are counted from the top left; padding plays no role. The map has at most
+    ``size`` rows and columns.
+    """
+
+    def __init__(self, channels: int, size: int = 50) -> None:
+        super().__init__()
+        self.size = size
+        self.rows = nn.Embedding(size, channels // 2)
+        self.columns = nn.Embedding(size, channels // 2)
+        nn.init.uniform_(self.rows.weight)
+        nn.init.uniform_(self.columns.weight)
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Embedding (B, h, w, C), the column's half first, for padding (B, h, w).
+
+        Raises ValueError if the map is larger than the tables.
+        """
+        batch, height, width = padding.shape
+        if max(height, width) > self.size:
+            raise ValueError(
+                f"learned positions fit maps up to {self.size} cells a side, got {height} × {width}"
+            )
+        columns = self.columns.weight[:width].expand(height, -1, -1)
+        rows = self.rows.weight[:height].unsqueeze(1).expand(-1, width, -1)
+        return torch.cat([columns, rows], dim=-1).expand(batch, -1, -1, -1)

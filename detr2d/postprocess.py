@@ -22,3 +22,17 @@ def top_detections(predictions: Predictions, codec: BoxCodec, count: int) -> lis
         )
         for image in range(len(scores))
     ]
+
+
+def softmax_detections(predictions: Predictions, codec: BoxCodec) -> list[Detections]:
+    """Every query of the last layer with its best class, the last logit ("no object") left out.
+
+    All Q queries are kept, however low their score (DETR, section 4: AP wants them).
+    """
+    scores, labels = at_least_float32(predictions.logits[-1]).softmax(-1)[..., :-1].max(-1)
+    best, queries = scores.sort(dim=1, descending=True, stable=True)
+    boxes = codec.decode(at_least_float32(predictions.codes[-1]))
+    return [
+        Detections(best[image], labels[image][order], boxes[image][order], order)
+        for image, order in enumerate(queries)
+    ]

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from detr2d.images import valid_pixels
+
 B = TypeVar("B", bound="Batch")
 
 
@@ -65,19 +67,74 @@ class Targets(Batch):
     """Annotated objects of one image or scene.
 
     labels (T,) int64 in [0, K); boxes (T, D) float32 in the box format of the codec that reads
-    them. An image without objects has T = 0.
+    them; masks (T, H, W) bool over the image's valid area (beyond it everything is empty), or
+    None where there are none to train with. An image without objects has T = 0.
     """
 
     labels: Tensor
     boxes: Tensor
+    masks: Tensor | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
         check_shape("labels", self.labels, "T", sizes)
         check_shape("boxes", self.boxes, "T D", sizes)
+        if self.masks is not None:
+            check_shape("masks", self.masks, "T H W", sizes)
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+
+@dataclass(frozen=True)
+class ImageBatch(Batch):
+    """B images on one canvas, each in its top-left corner. A single sample is a batch of one.
+
+    images (B, 3, H, W): uint8 RGB, or float; image_sizes (B, 2) float: (height, width) of each
+    valid area, the rest of the canvas is padding; original_sizes (B, 2) float: the same before
+    any resizing, the size that final boxes and masks refer to; tokens: the id of each image;
+    targets: one ``Targets`` an image, or None without annotations. Their boxes are
+    (centre x, centre y, width, height) in [0, 1] of the valid area.
+    """
+
+    images: Tensor
+    image_sizes: Tensor
+    tokens: tuple[str, ...]
+    original_sizes: Tensor
+    targets: tuple[Targets, ...] | None = None
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        check_shape("images", self.images, "B 3 H W", sizes)
+        check_shape("image_sizes", self.image_sizes, "B 2", sizes)
+        check_shape("original_sizes", self.original_sizes, "B 2", sizes)
+        if len(self.tokens) != sizes["B"]:
+            raise ValueError(f"{sizes['B']} images need as many tokens, got {len(self.tokens)}")
+        if self.targets is not None and len(self.targets) != sizes["B"]:
+            raise ValueError(f"{sizes['B']} images need as many targets, got {len(self.targets)}")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def padding(self) -> Tensor:
+        """Mask (B, H, W) bool, True outside the valid area of each image."""
+        return ~valid_pixels(self.image_sizes, *self.images.shape[-2:])
+
+
+def concatenate_images(batches: Sequence[ImageBatch]) -> ImageBatch:
+    """Join batches along the image axis, padding images to the largest canvas (collate)."""
+    targets = [batch.targets for batch in batches]
+    with_targets = [t for t in targets if t is not None]
+    if 0 < len(with_targets) < len(targets):
+        raise ValueError("cannot join images with targets and images without")
+    return ImageBatch(
+        images=pad_stack([image for batch in batches for image in batch.images]),
+        image_sizes=torch.cat([batch.image_sizes for batch in batches]),
+        tokens=tuple(token for batch in batches for token in batch.tokens),
+        original_sizes=torch.cat([batch.original_sizes for batch in batches]),
+        targets=tuple(t for group in with_targets for t in group) if with_targets else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -97,6 +154,26 @@ class FeaturePyramid(Batch):
 
 
 @dataclass(frozen=True)
+class MaskPredictions(Batch):
+    """A mask for every query of the last decoder layer, coarse, over the whole canvas.
+
+    logits (B, Q, h, w), before sigmoid, cover the padded canvas of ``canvas`` = (H, W) pixels;
+    image_sizes and original_sizes (B, 2) as in the ``ImageBatch`` that they were made from.
+    """
+
+    logits: Tensor
+    canvas: tuple[int, int]
+    image_sizes: Tensor
+    original_sizes: Tensor
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        check_shape("mask logits", self.logits, "B Q H W", sizes)
+        check_shape("image_sizes", self.image_sizes, "B 2", sizes)
+        check_shape("original_sizes", self.original_sizes, "B 2", sizes)
+
+
+@dataclass(frozen=True)
 class Predictions(Batch):
     """Outputs of all decoder layers, first layer first.
 
@@ -104,12 +181,14 @@ class Predictions(Batch):
     references (L + 1, B, Q, 2 or 3): the reference point that entered each layer and the one that
     left the last, normalised to [0, 1]; sampling_points (L, B, Q, P, 2 or 3): where each layer
     looked, in the same unit. Both are for eyes only: detached, and None where a system has none.
+    masks: those of the last layer, None where a system predicts none.
     """
 
     logits: Tensor
     codes: Tensor
     references: Tensor | None = None
     sampling_points: Tensor | None = None
+    masks: MaskPredictions | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
@@ -118,17 +197,43 @@ class Predictions(Batch):
 
 
 @dataclass(frozen=True)
+class Segments(Batch):
+    """A panoptic segmentation of one image: each pixel belongs to one of S segments or to none.
+
+    id_map (H, W) int64 at the original image size: 0 is no segment, i + 1 is segment i;
+    labels (S,) int64 in [0, K); scores (S,) in [0, 1].
+    """
+
+    id_map: Tensor
+    labels: Tensor
+    scores: Tensor
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        check_shape("id_map", self.id_map, "H W", sizes)
+        check_shape("labels", self.labels, "S", sizes)
+        check_shape("scores", self.scores, "S", sizes)
+
+    def __len__(self) -> int:
+        return self.scores.shape[0]
+
+
+@dataclass(frozen=True)
 class Detections(Batch):
     """Final detections of one image or scene, best score first.
 
     scores (N,) in [0, 1]; labels (N,) int64 in [0, K); boxes (N, D) in the codec's box format;
-    queries (N,) int64: the query that made each detection.
+    queries (N,) int64: the query that made each detection. Where a system predicts masks:
+    masks (N, H, W) bool at the original image size, and ``segments``, the panoptic reading of all
+    queries together; it stays whole when detections are selected.
     """
 
     scores: Tensor
     labels: Tensor
     boxes: Tensor
     queries: Tensor
+    masks: Tensor | None = None
+    segments: Segments | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
@@ -136,13 +241,22 @@ class Detections(Batch):
         check_shape("labels", self.labels, "N", sizes)
         check_shape("boxes", self.boxes, "N D", sizes)
         check_shape("queries", self.queries, "N", sizes)
+        if self.masks is not None:
+            check_shape("masks", self.masks, "N H W", sizes)
 
     def __len__(self) -> int:
         return self.scores.shape[0]
 
     def select(self, keep: Tensor) -> Detections:
         """Return the detections chosen by a boolean mask (N,) or an index tensor."""
-        return map_tensors(self, lambda tensor: tensor[keep])
+        return Detections(
+            self.scores[keep],
+            self.labels[keep],
+            self.boxes[keep],
+            self.queries[keep],
+            None if self.masks is None else self.masks[keep],
+            self.segments,
+        )
 
 
 def pad_stack(tensors: Sequence[Tensor], fill: float = 0) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,11 @@ from det3d.visualization.detectors import (
 )
 from det3d.visualization.nuscenes import SamplePictures, write_pictures, write_scene_videos
 from detr2d.config import Experiment, UserError, load_experiment, user_errors
+from detr2d.data.coco import CocoConfig
+from detr2d.data.panoptic import CocoPanopticConfig
 from detr2d.inference import load_model
+from detr2d.prediction import load_detector
+from detr2d.prediction import write_pictures as write_image_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,7 @@ class PictureRequest:
     version: str | None = None
     """Folder of the tables below root; by default the config's, or v1.0-mini."""
     sample: str | None = None
-    """Token of the one sample to draw."""
+    """Token of the one sample to draw; the image id for a 2D config."""
     scene: str | None = None
     """Name of the scene to draw."""
     split: str | None = None
@@ -43,7 +47,7 @@ class PictureRequest:
     results: Path | None = None
     """Official result file (submission JSON) with the detections to draw."""
     config: Path | None = None
-    """Config of a model to run; needs --checkpoint."""
+    """Config of a model to run; needs --checkpoint, except to look at a 2D config's data."""
     checkpoint: Path | None = None
     """Weights of the model: model.safetensors of a run."""
     score: float = 0.3
@@ -168,9 +172,43 @@ def spread(rows: np.ndarray, count: int | None) -> np.ndarray:
     return rows[kept.round().astype(int)]
 
 
+def image_experiment(request: PictureRequest) -> Experiment | None:
+    """The experiment of --config with --root applied, if its data are single images."""
+    if request.config is None or not request.config.is_file():
+        return None
+    experiment = load_experiment(request.config)
+    if not isinstance(experiment.data, CocoConfig | CocoPanopticConfig):
+        return None
+    usual = PictureRequest()
+    for name in ("version", "scene", "split", "results", "lidar", "video"):
+        if getattr(request, name) != getattr(usual, name):
+            raise UserError(f"--{name} means nothing for single images, as {request.config} has")
+    root = request.root or experiment.data.root
+    return replace(experiment, data=replace(experiment.data, root=root))
+
+
+def draw_images(request: PictureRequest, experiment: Experiment) -> list[Path]:
+    """Draw images of a 2D experiment's evaluation set, with what its model finds if asked."""
+    dataset: Any = experiment.data.evaluation_set()
+    rows = spread(np.arange(len(dataset)), request.count or 4)
+    if request.sample is not None:
+        if request.sample not in dataset.file.rows_by_token:
+            raise UserError(f"no image {request.sample!r} in {dataset.file.path}")
+        rows = np.array([dataset.file.rows_by_token[request.sample]])
+    detector = None
+    if request.checkpoint is not None:
+        detector = load_detector(experiment, request.checkpoint)
+    return write_image_pictures(
+        experiment.data, rows.tolist(), request.output_dir, detector=detector, score=request.score
+    )
+
+
 def answer(request: PictureRequest) -> list[Path]:
     """Draw what is asked for; returns the files. Raises UserError if that cannot be done."""
     with user_errors():
+        images = image_experiment(request)
+        if images is not None:
+            return draw_images(request, images)
         pictures = make_pictures(request)
         if request.video:
             return write_scene_videos(pictures, request.output_dir, request.fps)

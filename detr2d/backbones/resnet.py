@@ -29,6 +29,7 @@ class ResNet(nn.Module):
     ``widths`` are the base widths of the four stages at strides 4, 8, 16, 32 (64, 128, 256, 512 in
     the paper); with bottleneck blocks the outputs have four times as many channels. The stride sits
     on the 3 x 3 convolution of a bottleneck, as in torchvision. ``out_stages`` counts from 1.
+    ``dilate_last`` gives the last stage stride 16 and dilation 2 (DC5; bottleneck blocks only).
     """
 
     def __init__(
@@ -38,11 +39,14 @@ class ResNet(nn.Module):
         widths: tuple[int, int, int, int] = (64, 128, 256, 512),
         out_stages: tuple[int, ...] = (1, 2, 3, 4),
         norm: NormLayer = FrozenBatchNorm2d,
+        dilate_last: bool = False,
     ) -> None:
         super().__init__()
         if depth not in BLOCKS:
             raise ValueError(f"ResNet depth must be one of {sorted(BLOCKS)}, got {depth}")
         block, repeats = BLOCKS[depth]
+        if dilate_last and block is BasicBlock:
+            raise ValueError(f"ResNet-{depth} cannot be dilated: it has no bottleneck blocks")
         self.out_stages = tuple(out_stages)
         self.out_channels = tuple(widths[stage - 1] * block.expansion for stage in out_stages)
         self.conv1 = nn.Conv2d(3, widths[0], 7, stride=2, padding=3, bias=False)
@@ -51,8 +55,10 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = widths[0]
         for stage, (width, repeat) in enumerate(zip(widths, repeats, strict=True), start=1):
-            stride = 1 if stage == 1 else 2
-            self.add_module(f"layer{stage}", _stage(block, channels, width, repeat, stride, norm))
+            dilation = 2 if dilate_last and stage == 4 else 1
+            stride = 1 if stage == 1 or dilation == 2 else 2
+            layers = _stage(block, channels, width, repeat, stride, norm, dilation=dilation)
+            self.add_module(f"layer{stage}", layers)
             channels = width * block.expansion
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -76,14 +82,19 @@ def _stage(
     repeat: int,
     stride: int,
     norm: NormLayer,
+    *,
+    dilation: int,
 ) -> nn.Sequential:
+    """Residual blocks of one stage; as in torchvision, the first block is never dilated."""
     out_channels = width * block.expansion
     shortcut = None
     if stride != 1 or channels != out_channels:
         projection = nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False)
         shortcut = nn.Sequential(projection, norm(out_channels))
     blocks = [block(channels, width, stride, shortcut, norm_layer=norm)]
-    blocks += [block(out_channels, width, norm_layer=norm) for _ in range(repeat - 1)]
+    blocks += [
+        block(out_channels, width, norm_layer=norm, dilation=dilation) for _ in range(repeat - 1)
+    ]
     return nn.Sequential(*blocks)
 
 
@@ -99,8 +110,29 @@ class ResNetConfig:
     """Stages that are handed on, from 1 (stride 4) to 4 (stride 32)."""
     norm: Literal["frozen", "batch"] = "frozen"
     """Batch norm with frozen statistics and scale (pretrained), or trained (from scratch)."""
+    dilate_last: bool = False
+    """Dilate the last stage instead of striding (DC5): twice the resolution, bottlenecks only."""
+    frozen_stages: int = 0
+    """Leave conv1 and the first so many stages untrained; 1 for pretrained weights in DETR."""
 
     def build(self) -> ResNet:
         """Build the backbone with random weights."""
         norm = FrozenBatchNorm2d if self.norm == "frozen" else nn.BatchNorm2d
-        return ResNet(self.depth, widths=self.widths, out_stages=self.out_stages, norm=norm)
+        backbone = ResNet(
+            self.depth,
+            widths=self.widths,
+            out_stages=self.out_stages,
+            norm=norm,
+            dilate_last=self.dilate_last,
+        )
+        freeze_stages(backbone, self.frozen_stages)
+        return backbone
+
+
+def freeze_stages(backbone: ResNet, count: int) -> None:
+    """Stop training conv1, its norm and the first ``count`` stages; 0 freezes nothing."""
+    if not 0 <= count <= 4:
+        raise ValueError(f"frozen_stages must lie in 0..4, got {count}")
+    names = ["conv1", "bn1", *(f"layer{stage}" for stage in range(1, count + 1))] if count else []
+    for name in names:
+        backbone.get_submodule(name).requires_grad_(False)

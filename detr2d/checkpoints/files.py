@@ -116,14 +116,17 @@ def read_origin(path: Path) -> Origin:
     return _read_origin(metadata)
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, keep: tuple[str, ...] = ()) -> None:
     """Load exported weights into ``model``; both must hold the same keys and shapes.
 
-    Raises ValueError that names the file and every missing, unexpected and mis-shaped key.
+    Keys that start with one of ``keep`` stay as they are in the model. Raises ValueError that
+    names the file and every missing, unexpected and mis-shaped key.
     """
     with _open_weights(path) as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     expected = model.state_dict()
+    kept = {name: tensor for name, tensor in expected.items() if name.startswith(keep)}
+    weights = {n: tensor for n, tensor in weights.items() if not n.startswith(keep)} | kept
     problems = [f"missing {name}" for name in expected if name not in weights]
     problems += [f"unexpected {name}" for name in weights if name not in expected]
     problems += [

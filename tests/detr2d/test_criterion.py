@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from det3d.boxes import MetricBox3D
-from detr2d.criterion import SetCriterion
-from detr2d.losses import FocalClasses
-from detr2d.structures import Predictions, Targets
+from detr2d.boxes import NormalizedBox2D
+from detr2d.criterion import SetCriterion, cardinality_error, class_error
+from detr2d.losses import FocalClasses, MaskLosses, SoftmaxClasses
+from detr2d.structures import MaskPredictions, Predictions, Targets
 from tests.helpers.rigs import random_boxes
 
 CODEC = MetricBox3D()
@@ -106,3 +107,118 @@ def test_weights_must_name_real_terms(weights: dict[str, float]) -> None:
 def test_number_of_targets_is_checked() -> None:
     with pytest.raises(ValueError, match="2 images need as many targets, got 1"):
         make_criterion()(make_predictions(), make_targets(3))
+
+
+BOX_COST = {"class": 1.0, "l1": 5.0, "giou": 2.0}
+
+
+def detr_criterion(**changes: object) -> SetCriterion:
+    settings = {
+        "classes": SoftmaxClasses(),
+        "codec": NormalizedBox2D(),
+        "masks": MaskLosses(),
+        "cost": BOX_COST,
+        "loss": {**BOX_COST, "mask": 1.0, "dice": 1.0},
+    }
+    return SetCriterion(**{**settings, **changes})
+
+
+def mask_predictions(images: int = 2, queries: int = 5, layers: int = 2) -> Predictions:
+    masks = MaskPredictions(
+        torch.randn(images, queries, 3, 4, requires_grad=True),
+        (12, 16),
+        torch.tensor([[12.0, 16.0]]).expand(images, -1),
+        torch.tensor([[24.0, 32.0]]).expand(images, -1),
+    )
+    return Predictions(
+        torch.randn(layers, images, queries, 5, requires_grad=True),
+        torch.rand(layers, images, queries, 4, requires_grad=True),
+        masks=masks,
+    )
+
+
+def mask_targets(*counts: int, height: int = 12, width: int = 16) -> tuple[Targets, ...]:
+    return tuple(
+        Targets(torch.randint(0, 4, (n,)), torch.rand(n, 4), torch.rand(n, height, width) > 0.5)
+        for n in counts
+    )
+
+
+def test_only_the_last_layer_has_mask_losses_and_only_matched_masks_learn() -> None:
+    predictions, targets = mask_predictions(), mask_targets(2, 1)
+    criterion = detr_criterion()
+    losses = criterion(predictions, targets)
+    boxes = set(BOX_COST)
+    assert set(losses) == boxes | {f"layer0/{name}" for name in boxes} | {"mask", "dice"}
+    (losses["mask"] + losses["dice"]).backward()
+    matches = criterion.match(predictions, targets)
+    last = matches.layers == 1
+    trained = predictions.masks.logits.grad.abs().sum((2, 3)) > 0
+    wanted = torch.zeros(2, 5, dtype=torch.bool)
+    wanted[matches.images[last], matches.queries[last]] = True
+    assert torch.equal(trained, wanted)
+
+
+def test_masks_of_smaller_images_are_empty_in_the_padding() -> None:
+    predictions, small = mask_predictions(images=1), mask_targets(2, height=8, width=10)
+    padded = torch.zeros(2, 12, 16, dtype=torch.bool)
+    padded[:, :8, :10] = small[0].masks
+    criterion = detr_criterion()
+    found = criterion(predictions, small)
+    expected = criterion(predictions, (replace(small[0], masks=padded),))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (0, 3), (9, 1)])
+def test_softmax_and_masks_work_without_objects_and_with_too_many(counts: tuple[int, int]) -> None:
+    predictions = mask_predictions()
+    total = sum(detr_criterion()(predictions, mask_targets(*counts)).values())
+    total.backward()
+    assert torch.isfinite(total) and torch.isfinite(predictions.logits.grad).all()
+    assert torch.isfinite(predictions.masks.logits.grad).all()
+
+
+def test_softmax_loss_does_not_depend_on_the_number_of_objects_of_other_processes() -> None:
+    logits, labels = torch.randn(2, 3, 5, 4), torch.randint(0, 4, (2, 3, 5))
+    few, many = (SoftmaxClasses().losses(logits, labels, torch.tensor(n)) for n in (1.0, 50.0))
+    torch.testing.assert_close(few, many)
+
+
+def test_masks_that_are_missing_or_too_large_are_named() -> None:
+    criterion, predictions = detr_criterion(), mask_predictions(images=1)
+    boxes_only = (replace(mask_targets(1)[0], masks=None),)
+    with pytest.raises(ValueError, match="need targets with masks"):
+        criterion(predictions, boxes_only)
+    with pytest.raises(ValueError, match=r"\(13, 16\) pixels exceed their canvas of \(12, 16\)"):
+        criterion(predictions, mask_targets(1, height=13))
+    with pytest.raises(ValueError, match="a system that predicts masks"):
+        criterion(replace(predictions, masks=None), mask_targets(1))
+
+
+def test_mask_weights_are_needed_for_mask_terms_only() -> None:
+    with pytest.raises(ValueError, match="dice"):
+        detr_criterion(loss=BOX_COST)
+    with pytest.raises(ValueError, match="must name exactly"):
+        detr_criterion(masks=None)
+
+
+def test_cardinality_error_counts_claimed_objects() -> None:
+    logits = torch.zeros(1, 2, 3, 4)
+    logits[0, 0, :, 3] = 1.0  # image 0 claims none of its two objects
+    logits[0, 1, :, 0] = 1.0  # image 1 claims three, has one
+    predictions = Predictions(logits, torch.rand(1, 2, 3, 4))
+    assert cardinality_error(predictions, mask_targets(2, 1)).tolist() == [2.0]
+
+
+def test_class_error_is_the_share_of_wrong_matched_queries() -> None:
+    predictions, criterion = mask_predictions(layers=1), detr_criterion()
+    targets = mask_targets(2, 2)
+    matches = criterion.match(predictions, targets)
+    logits = torch.zeros(1, 2, 5, 5)
+    for image, query, target in zip(matches.images, matches.queries, matches.objects, strict=True):
+        logits[0, image, query, targets[image].labels[target]] = 1.0
+    logits[0, 0, matches.queries[0]] = torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0])
+    right = replace(predictions, logits=logits)
+    assert float(class_error(right, targets, matches)) == 25.0
+    nothing = mask_targets(0, 0)
+    assert float(class_error(right, nothing, criterion.match(right, nothing))) == 100.0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from detr2d.images import NormalizeImages, StandardizeImages
+from detr2d.images import NormalizeImages, StandardizeImages, resize_padding
 
 
 def test_mean_becomes_zero_and_padding_is_zero() -> None:
@@ -36,3 +36,10 @@ def test_standardized_images_forget_the_light_of_the_scene() -> None:
 def test_a_black_image_stays_finite() -> None:
     black = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     assert not StandardizeImages()(black, torch.tensor([[4.0, 4.0]])).any()
+
+
+def test_padding_shrinks_by_nearest_pixel() -> None:
+    padding = torch.ones(1, 4, 6, dtype=torch.bool)
+    padding[:, :3, :4] = False
+    found = resize_padding(padding, 2, 3)
+    assert found.tolist() == [[[False, False, True], [False, False, True]]]

@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 
 from det3d.boxes import MetricBox3D
-from detr2d.postprocess import top_detections
+from detr2d.boxes import NormalizedBox2D
+from detr2d.postprocess import softmax_detections, top_detections
 from detr2d.structures import Predictions
 from tests.helpers.rigs import random_boxes
 
@@ -23,3 +24,12 @@ def test_best_pairs_come_first_with_their_boxes_and_queries() -> None:
 def test_never_more_than_there_are_pairs() -> None:
     predictions = Predictions(torch.randn(1, 2, 3, 2), torch.randn(1, 2, 3, 10))
     assert [len(d) for d in top_detections(predictions, MetricBox3D(), 100)] == [6, 6]
+
+
+def test_softmax_keeps_every_query_once_and_ignores_no_object() -> None:
+    logits = torch.log(torch.tensor([[[[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.2, 0.4, 0.4]]]]))
+    boxes = torch.rand(1, 1, 3, 4)
+    (found,) = softmax_detections(Predictions(logits, boxes), NormalizedBox2D())
+    torch.testing.assert_close(found.scores, torch.tensor([0.6, 0.4, 0.2]))
+    assert found.labels.tolist() == [0, 1, 1] and found.queries.tolist() == [1, 2, 0]
+    assert torch.equal(found.boxes, boxes[0, 0, [1, 2, 0]])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,9 +9,12 @@ from detr2d.structures import (
     Batch,
     Detections,
     FeaturePyramid,
+    ImageBatch,
     Predictions,
+    Segments,
     Targets,
     check_shape,
+    concatenate_images,
     map_tensors,
     pad_stack,
 )
@@ -89,6 +92,20 @@ def test_detections_select_by_mask_and_by_index() -> None:
     assert len(found.select(torch.zeros(3, dtype=torch.bool))) == 0
 
 
+def test_selecting_takes_masks_along_and_leaves_the_segmentation_whole() -> None:
+    found = Detections(
+        scores=torch.tensor([0.9, 0.5]),
+        labels=torch.tensor([3, 1]),
+        boxes=torch.rand(2, 4),
+        queries=torch.tensor([8, 4]),
+        masks=torch.tensor([[[True, False]], [[False, True]]]),
+        segments=Segments(torch.zeros(1, 2).long(), torch.tensor([3]), torch.tensor([0.9])),
+    )
+    kept = found.select(found.scores < 0.6)
+    assert kept.masks is not None and kept.masks.tolist() == [[[False, True]]]
+    assert kept.segments is found.segments and len(found.segments) == 1
+
+
 def test_feature_pyramid_iterates_finest_first() -> None:
     pyramid = FeaturePyramid((torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 4, 4)))
     assert [level.shape[-1] for level in pyramid] == [8, 4]
@@ -103,3 +120,42 @@ def test_pad_stack_keeps_values_at_the_start_and_fills_the_ends() -> None:
 
 def test_pad_stack_keeps_the_type() -> None:
     assert pad_stack([torch.zeros(2, dtype=torch.uint8)]).dtype == torch.uint8
+
+
+def image_batch(height: int, width: int, token: str, *, annotated: bool = True) -> ImageBatch:
+    found = Targets(
+        torch.zeros(1, dtype=torch.long), torch.rand(1, 4), torch.ones(1, height, width)
+    )
+    return ImageBatch(
+        images=torch.full((1, 3, height, width), 7, dtype=torch.uint8),
+        image_sizes=torch.tensor([[height, width]], dtype=torch.float32),
+        tokens=(token,),
+        original_sizes=torch.tensor([[480.0, 640.0]]),
+        targets=(found,) if annotated else None,
+    )
+
+
+def test_joined_images_share_a_canvas_and_mark_what_is_padding() -> None:
+    joined = concatenate_images([image_batch(2, 5, "7"), image_batch(4, 3, "x")])
+    assert joined.images.shape == (2, 3, 4, 5) and joined.images.dtype == torch.uint8
+    assert (joined.tokens, len(joined)) == (("7", "x"), 2)
+    assert torch.equal(joined.padding, joined.images[:, 0] == 0)
+    assert joined.targets is not None
+    assert [t.masks.shape for t in joined.targets if t.masks is not None] == [(1, 2, 5), (1, 4, 3)]
+
+
+def test_images_with_and_without_targets_cannot_be_joined() -> None:
+    with pytest.raises(ValueError, match="with targets"):
+        concatenate_images([image_batch(2, 2, "a"), image_batch(2, 2, "b", annotated=False)])
+
+
+@pytest.mark.parametrize("change", ["tokens", "targets", "image_sizes"])
+def test_an_image_batch_refuses_what_is_not_one_per_image(change: str) -> None:
+    values = {"tokens": (), "targets": (), "image_sizes": torch.zeros(2, 2)}
+    with pytest.raises(ValueError, match=change.split("_")[-1]):
+        replace(image_batch(2, 2, "a"), **{change: values[change]})
+
+
+def test_targets_refuse_masks_of_other_objects() -> None:
+    with pytest.raises(ValueError, match=r"masks must have shape \(T H W\) with T=2"):
+        Targets(torch.arange(2), torch.rand(2, 4), torch.ones(3, 8, 8))

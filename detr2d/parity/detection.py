@@ -1,0 +1,377 @@
+"""What all 2D detectors are compared on: weights, outputs, losses, matches and gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detr2d.checkpoints.rename import Table, convert, rename
+from detr2d.config import SystemConfig
+from detr2d.criterion import SetCriterion, cardinality_error, class_error
+from detr2d.images import NormalizeImages
+from detr2d.parity.fixtures import Case, Fixture, Section
+from detr2d.parity.ledger import Ledger, Line, compare, same, same_pairs
+from detr2d.structures import ImageBatch, Predictions, Targets, map_tensors, pad_stack
+
+OUTPUT_TOLERANCE = 1e-4
+NOISE_FACTOR = 3  # times the rounding noise that a case records, where that is larger
+LOSS_TOLERANCE = 1e-4  # relative
+GRADIENT_TOLERANCE = 1e-3  # relative
+GRADIENT_FLOOR = 1e-8  # of the total norm: gradients that are zero but for rounding
+DOUBLE_TOLERANCE = 1e-6
+PROBE_SIZE = 256
+ROUNDING = {"float16": 2**-11, "float32": 2**-24}  # relative, of what a case stores so
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Our counterpart of one variant: its system, model and the meaning of official names."""
+
+    fixture: Fixture
+    system: SystemConfig
+    model: nn.Module
+    criterion: SetCriterion
+    loss_names: Mapping[str, str]
+    """Our name of a loss by the official one, such as loss_ce: class."""
+    num_layers: int
+    """Decoder layers."""
+    target_classes: int
+    """Labels of the cases' targets lie below it."""
+    settings: Mapping[str, Any]
+    """Our values of official settings, by key of config.json."""
+    used: str
+    """Pattern of the official settings that the system is built from."""
+    last_only: tuple[str, ...] = ()
+    """Our names of losses that only the last layer has."""
+    with_masks: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a case: inputs, predictions, losses, gradients, module outputs."""
+
+    batch: ImageBatch
+    predictions: Predictions
+    losses: dict[str, Tensor]
+    gradients: dict[str, float]
+    """Norm by parameter."""
+    captured: dict[str, Any]
+    """Outputs by module."""
+
+
+def load_weights(system: SystemConfig, fixture: Fixture) -> nn.Module:
+    """Our model with the fixture's weights, converted as a user's checkpoint would be.
+
+    Its input is normalised already. Raises MisfitError if keys or shapes do not fit.
+    """
+    model = system.build(class_names(fixture))
+    model.load_state_dict(convert(fixture.weights(), system.official_table(), model.state_dict()))
+    model.normalize = NormalizeImages((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return model.eval()
+
+
+def class_names(fixture: Fixture) -> tuple[str, ...]:
+    """Stand-in names for the official number of classes."""
+    return tuple(str(index) for index in range(fixture.config["num_classes"]))
+
+
+def make_batch(subject: Subject, case: Case) -> ImageBatch:
+    """The case's images and targets, made from its seeds."""
+    fill, facts = subject.fixture.fill, case.facts["case"]
+    sizes = facts["sizes"]
+    images = fill["make_images"](sizes, facts["image_seed"])
+    found = fill["make_targets"](
+        facts["num_boxes"],
+        subject.target_classes,
+        facts["target_seed"],
+        mask_sizes=sizes if subject.with_masks else None,
+        label_low=1,
+    )
+    return ImageBatch(
+        images=pad_stack(images),
+        image_sizes=torch.tensor(sizes, dtype=torch.float32),
+        tokens=tuple(str(index) for index in range(len(images))),
+        original_sizes=torch.tensor(facts["target_sizes"], dtype=torch.float32),
+        targets=tuple(Targets(t["labels"], t["boxes"], t.get("masks")) for t in found),
+    )
+
+
+def run_case(subject: Subject, batch: ImageBatch) -> Run:
+    """Forward, losses and backward in float32, keeping the output of every module."""
+    captured: dict[str, Any] = {}
+    model = subject.model
+    model.zero_grad(set_to_none=True)
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(_capture(module, name, captured))
+        predictions = model(batch)
+    losses = subject.criterion(predictions, targets_of(batch))
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = {
+        name: float(p.grad.double().norm())
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
+    losses = {name: loss.detach() for name, loss in losses.items()}
+    return Run(batch, map_tensors(predictions, Tensor.detach), losses, gradients, captured)
+
+
+def run_double(subject: Subject, batch: ImageBatch) -> Run:
+    """The same in float64; position embeddings stay float32, as in the official code."""
+    subject.model.double()
+    run = run_case(subject, replace(batch, images=batch.images.double()))
+    subject.model.float()
+    return run
+
+
+def _capture(module: nn.Module, name: str, captured: dict[str, Any]) -> Any:
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        captured[name] = map_tensors(output, Tensor.detach)
+
+    return module.register_forward_hook(keep)
+
+
+def targets_of(batch: ImageBatch) -> tuple[Targets, ...]:
+    """The batch's targets. Raises ValueError if there are none."""
+    if batch.targets is None:
+        raise ValueError("a parity case needs targets")
+    return batch.targets
+
+
+def check_settings(subject: Subject) -> Section:
+    """Lines on key list, parameter counts, weights by name, and the settings of the loss."""
+    fixture = subject.fixture
+    config = dict(fixture.config)
+    args = {f"args/{name}": value for name, value in config.pop("args", {}).items()}
+    ledger = Ledger({**config, **args})
+    parameters = list(subject.model.parameters())
+    fingerprint = fixture.fill["fingerprint"](fixture.weights())
+    ledger.close("fill_fingerprint", fingerprint, rtol=1e-12)
+    counts = {
+        "num_keys": len(fixture.manifest),
+        "num_alias_keys": sum("alias_of" in info for info in fixture.manifest.values()),
+        "num_params": sum(p.numel() for p in parameters),
+        "num_params_trainable": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+    for key, value in {**counts, "weight_dict": loss_weights(subject), **subject.settings}.items():
+        ledger.equal(key, value)
+    ledger.skip("variant|official|torch|torchvision", "where the numbers come from")
+    ledger.skip(f"num_classes|salt|{subject.used}", "what our system and weights are made from")
+    recipe = "epochs|lr|lr_drop|lr_backbone|weight_decay|clip_max_norm|dataset_file"
+    ledger.skip(f"args/({recipe})", "how it was trained: nothing to compute")
+    return Section("settings", ledger.finish())
+
+
+def loss_weights(subject: Subject) -> dict[str, float]:
+    """Our loss weights under official names; the official code lists them for every layer."""
+    suffixes = ["", *(f"_{layer}" for layer in range(subject.num_layers - 1))]
+    return {
+        official + suffix: subject.criterion.loss[ours]
+        for suffix in suffixes
+        for official, ours in subject.loss_names.items()
+    }
+
+
+def check_inputs(ledger: Ledger, batch: ImageBatch) -> None:
+    """Lines on images, padding and targets made from seeds."""
+    ledger.equal("in/sizes", batch.image_sizes.long())
+    ledger.equal("in/pad_mask", batch.padding)
+    sizes = batch.image_sizes.long().tolist()
+    images = [image[:, :h, :w] for image, (h, w) in zip(batch.images, sizes, strict=True)]
+    ledger.equal("in/image_probe", torch.stack([probe_values(image) for image in images]))
+    for index, target in enumerate(targets_of(batch)):
+        ledger.equal(f"in/target{index}/labels", target.labels)
+        ledger.equal(f"in/target{index}/boxes", target.boxes)
+
+
+def probe_values(tensor: Tensor) -> Tensor:
+    """The 256 evenly spaced values that a case keeps of a large tensor."""
+    flat = tensor.reshape(-1)
+    index = np.linspace(0, flat.numel() - 1, PROBE_SIZE).astype(np.int64)
+    return flat[torch.from_numpy(index)]
+
+
+def check_probes(ledger: Ledger, names: Iterable[str], find: Callable[[str], Tensor]) -> None:
+    """Lines on module outputs: shape, 256 values, mean and standard deviation.
+
+    ``find`` gives ours by each of the official ``names``, in the official layout. Differences are
+    allowed relative to the largest value.
+    """
+    for name in names:
+        ledger.judge(f"probe/{name}", partial(_probe_line, ledger, name, find))
+        ledger.judge(f"probe_shape/{name}", partial(_shape_line, ledger, name, find))
+        ledger.judge(f"probe_stat/{name}", partial(_stat_line, ledger, name, find))
+
+
+def _probe_line(ledger: Ledger, name: str, find: Callable[[str], Tensor]) -> Line:
+    key, ours = f"probe/{name}", find(name)
+    official = ledger.take(key)
+    scale = max(1.0, float(np.abs(official).max()))
+    return compare(key, probe_values(ours), official, atol=OUTPUT_TOLERANCE * scale)
+
+
+def _shape_line(ledger: Ledger, name: str, find: Callable[[str], Tensor]) -> Line:
+    key = f"probe_shape/{name}"
+    return same(key, np.array(find(name).shape), ledger.take(key))
+
+
+def _stat_line(ledger: Ledger, name: str, find: Callable[[str], Tensor]) -> Line:
+    key, ours = f"probe_stat/{name}", find(name).double()
+    statistics = torch.stack([ours.mean(), ours.std()])
+    return compare(key, statistics, ledger.take(key), atol=OUTPUT_TOLERANCE, rtol=OUTPUT_TOLERANCE)
+
+
+def tolerance(case: Case, quantity: str) -> float:
+    """Allowed difference of an output: 1e-4, or three times the noise that the case records."""
+    noise = case.facts.get("fp64_max_abs_diff", {}).get(quantity, 0.0)
+    return max(OUTPUT_TOLERANCE, NOISE_FACTOR * noise)
+
+
+def check_outputs(ledger: Ledger, case: Case, predictions: Predictions) -> None:
+    """Lines on logits and boxes of all layers, and on the masks of the last."""
+    last = len(predictions.logits) - 1
+    for layer, (logits, codes) in enumerate(
+        zip(predictions.logits, predictions.codes, strict=True)
+    ):
+        place = "out" if layer == last else f"out/aux{layer}"
+        for name, ours in (("pred_logits", logits), ("pred_boxes", codes)):
+            check_output(ledger, case, f"{place}/{name}", ours)
+    if predictions.masks is not None:
+        check_output(ledger, case, "out/pred_masks", predictions.masks.logits)
+
+
+def check_output(ledger: Ledger, case: Case, key: str, ours: Tensor) -> None:
+    """Line on one output; what the case stores in float16 may differ by that rounding."""
+    name = key.rsplit("/", 1)[-1]
+    ledger.close(key, ours, atol=tolerance(case, name), rtol=rounding(ledger, key))
+
+
+def rounding(ledger: Ledger, key: str) -> float:
+    """Relative rounding of an official array, from the type it is stored in."""
+    return ROUNDING.get(str(getattr(ledger.official.get(key), "dtype", "")), 0.0)
+
+
+def check_losses(ledger: Ledger, subject: Subject, run: Run) -> None:
+    """Lines on every loss without its weight, on the logs that are not trained, and the total."""
+    targets, criterion = targets_of(run.batch), subject.criterion
+    num_layers = len(run.predictions.logits)
+    cardinality = cardinality_error(run.predictions, targets)
+    for layer in range(num_layers):
+        last = layer == num_layers - 1
+        prefix, suffix = ("", "") if last else (f"layer{layer}/", f"_{layer}")
+        for official, ours in subject.loss_names.items():
+            if last or ours not in subject.last_only:
+                value = run.losses[prefix + ours] / criterion.loss[ours]
+                ledger.close(f"losses/{official}{suffix}", value, atol=1e-7, rtol=LOSS_TOLERANCE)
+        ledger.close(f"losses/cardinality_error{suffix}", cardinality[layer], atol=1e-6)
+    matches = criterion.match(run.predictions, targets)
+    ledger.close(
+        "losses/class_error", class_error(run.predictions, targets, matches), rtol=LOSS_TOLERANCE
+    )
+    total = torch.stack(list(run.losses.values())).sum()
+    ledger.close("weighted_total", total, rtol=LOSS_TOLERANCE)
+
+
+def check_matches(ledger: Ledger, subject: Subject, run: Run) -> None:
+    """Lines on the matched pairs of every layer."""
+    matches = subject.criterion.match(run.predictions, targets_of(run.batch))
+    columns = (matches.layers, matches.images, matches.queries, matches.objects)
+    ours = list(zip(*(column.tolist() for column in columns), strict=True))
+    last = len(run.predictions.logits) - 1
+
+    def pairs(found: list[Any], layer: int) -> list[tuple[int, ...]]:
+        return [
+            (layer, image, query, target)
+            for image, (queries, objects) in enumerate(found)
+            for query, target in zip(queries, objects, strict=True)
+        ]
+
+    def line(key: str, layers: range) -> Line:
+        found = ledger.take(key)
+        official = [found] if key == "hungarian_last" else found
+        wanted = [
+            pair for layer, one in zip(layers, official, strict=True) for pair in pairs(one, layer)
+        ]
+        return same_pairs(key, [pair for pair in ours if pair[0] in layers], wanted)
+
+    ledger.judge("hungarian_last", lambda: line("hungarian_last", range(last, last + 1)))
+    ledger.judge("hungarian_aux", lambda: line("hungarian_aux", range(last)))
+
+
+def check_gradients(ledger: Ledger, subject: Subject, run: Run, double: Run) -> None:
+    """Lines on the gradient norm of every parameter, their total, and what has no gradient.
+
+    A ReLU whose input rounds to the other side of zero moves a norm of the float32 run by up to
+    1e-3; a parameter passes if its norm fits in the float32 or in the float64 run.
+    """
+    table = subject.system.official_table()
+    frozen = [p for p in subject.model.parameters() if not p.requires_grad]
+    trained = [name for name, p in subject.model.named_parameters() if p.requires_grad]
+    total = math.hypot(*run.gradients.values())
+    ledger.close("grad_total_norm", total, rtol=GRADIENT_TOLERANCE)
+    ledger.equal("not_trainable", len(frozen))
+    ledger.judge("grad_none", partial(_none_line, ledger, table, set(trained) - set(run.gradients)))
+    ledger.judge("grad_norms", partial(_norms_line, ledger, table, run.gradients, double.gradients))
+
+
+def _none_line(ledger: Ledger, table: Table, ours: set[str]) -> Line:
+    return same_pairs("grad_none", ours, [rename(n, table) for n in ledger.take("grad_none")])
+
+
+def _norms_line(
+    ledger: Ledger, table: Table, single: Mapping[str, float], double: Mapping[str, float]
+) -> Line:
+    norms = {str(rename(n, table)): norm for n, norm in ledger.take("grad_norms").items()}
+    if set(norms) != set(single):
+        return same_pairs("grad_norms", single, norms)
+    official = np.array(list(norms.values()))
+    ours, exact = (np.array([run[name] for name in norms]) for run in (single, double))
+    floor = GRADIENT_FLOOR * math.hypot(*official)
+    fits = np.abs(ours - official) <= floor + GRADIENT_TOLERANCE * official
+    note = f"{len(norms)} parameters, {int((~fits).sum())} of them in float64"
+    found = compare(
+        "grad_norms",
+        np.where(fits, ours, exact),
+        official,
+        atol=floor,
+        rtol=GRADIENT_TOLERANCE,
+        note=note,
+    )
+    real = official > floor  # the others are zero but for rounding
+    chosen = np.where(fits, ours, exact)[real]
+    return replace(found, relative=float(np.abs(chosen / official[real] - 1).max()))
+
+
+def check_double(ledger: Ledger, case: Case, double: Run) -> None:
+    """Lines on a float64 run, and on the rounding noise that the case says it has."""
+    predictions = double.predictions
+    ours = {"pred_logits": predictions.logits[-1], "pred_boxes": predictions.codes[-1]}
+    if predictions.masks is not None:
+        ours["pred_masks"] = predictions.masks.logits
+    for name in ("pred_logits", "pred_boxes"):
+        key = f"out64/{name}"
+        ledger.close(key, ours[name], atol=DOUBLE_TOLERANCE, rtol=rounding(ledger, key))
+    ledger.judge("fp64_max_abs_diff", partial(_noise_line, ledger, case, ours))
+
+
+def _noise_line(ledger: Ledger, case: Case, ours: Mapping[str, Tensor]) -> Line:
+    recorded, measured = ledger.take("fp64_max_abs_diff"), {}
+    for name in recorded:
+        official = case.arrays[f"out/{name}"]
+        if official.dtype != np.float16:  # which rounds far more than what is recorded
+            measured[name] = float(np.abs(ours[name].numpy() - official).max())
+    return compare(
+        "fp64_max_abs_diff",
+        list(measured.values()),
+        [recorded[name] for name in measured],
+        atol=DOUBLE_TOLERANCE,
+        note=f"official float32 against our float64: {', '.join(measured)}",
+    )

@@ -1,0 +1,38 @@
+"""Which comparison serves which fixture directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from detr2d.parity.detr import check_detr
+from detr2d.parity.fixtures import Fixture, Section, read_fixture
+from detr2d.parity.ledger import Line
+from detr2d.parity.ops import check_ops
+
+FAMILIES: dict[str, Callable[[Fixture], Iterator[Section]]] = {
+    "detr_": check_detr,
+}
+
+
+def check_directory(folder: Path, fill: Path | None = None) -> Iterator[Section]:
+    """Compare one directory; whatever cannot be read or built is a failure too."""
+    try:
+        if sorted(folder.glob("ops_*.npz")):
+            yield from check_ops(folder)
+        else:
+            fixture = read_fixture(folder, fill)
+            yield from family_of(fixture)(fixture)
+    except Exception as error:  # a broken directory is a verdict on it, the next one is still read
+        reason = f"{type(error).__name__}: {error}"
+        yield Section("directory", [Line(str(folder), "FAIL", note=reason)])
+
+
+def family_of(fixture: Fixture) -> Callable[[Fixture], Iterator[Section]]:
+    """The comparison for a variant. Raises ValueError if there is none."""
+    for prefix, check in FAMILIES.items():
+        if fixture.variant.startswith(prefix):
+            return check
+    raise ValueError(
+        f"variant {fixture.variant!r} belongs to no known family: {', '.join(FAMILIES)}"
+    )
