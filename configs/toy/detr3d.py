@@ -37,10 +37,10 @@ experiment = Experiment(
     ),
     train=TrainConfig(
         epochs=6,
-        batch_size=1,
-        lr=5e-4,
+        batch_size=2,
+        lr=7e-4,
         backbone_lr_factor=1.0,
-        warmup_steps=100,
+        warmup_steps=50,
         clip_norm=10.0,
         precision="bfloat16",
         ema_decay=0.998,
