@@ -16,6 +16,7 @@ from det3d.data.toy_traffic import DETECTION_CLASSES, Actor, Placement
 Array = NDArray[np.float64]
 
 QUIET_TIME = 2.6  # seconds without any annotation in scenes that arrive at or leave the town
+JOURNEY_TIME = 14.0  # seconds; shorter scenes stay in town, they could not arrive anywhere
 DESCRIPTIONS = {
     "straight": "Drive straight through the town",
     "right": "Turn right at the intersection",
@@ -81,20 +82,31 @@ class ToyScene:
 
 
 def plan_split(split: str, names: list[str], seed: int, num_frames: int) -> list[ScenePlan]:
-    """Plans for the scenes of one split: every class is required in at least one of them."""
-    busy = [i for i in range(len(names)) if i % 4 != 1 and i % 8 != 6]
+    """Plans for the scenes of one split: every class is required in at least one of them.
+
+    Where there are more than ten scenes in town, each requires one class, by turns.
+    """
+    travels = num_frames * KEY_FRAME_PERIOD >= JOURNEY_TIME
+    kinds = [_journey(i) if travels else None for i in range(len(names))]
+    busy = [i for i, kind in enumerate(kinds) if kind is None]
     order = np.random.default_rng([seed, 77, *split.encode()])
     plans = []
-    for i, name in enumerate(names):
-        if i % 4 == 1:
-            kind = "arrive"
-        elif i % 8 == 6:
-            kind = "leave"
-        else:
+    for i, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        if kind is None:
             kind = str(order.choice(["straight", "right", "left", "stop"]))
-        required = tuple(c for j, c in enumerate(DETECTION_CLASSES) if busy[j % len(busy)] == i)
+            turns = range(busy.index(i), max(len(DETECTION_CLASSES), len(busy)), len(busy))
+            required = tuple(DETECTION_CLASSES[turn % len(DETECTION_CLASSES)] for turn in turns)
+        else:
+            required = ()
         plans.append(ScenePlan(name, split, i, seed, kind, required, num_frames))
     return plans
+
+
+def _journey(index: int) -> str | None:
+    """The kind of the few scenes that come from or go to the empty road, None for the others."""
+    if index % 4 == 1:
+        return "arrive"
+    return "leave" if index % 8 == 6 else None
 
 
 def build_scene(plan: ScenePlan) -> ToyScene:

@@ -110,3 +110,12 @@ def test_the_same_plan_gives_the_same_scene_and_another_seed_another():
         np.testing.assert_array_equal(one.shape.vertices, two.shape.vertices)
         np.testing.assert_array_equal(one.motion.poses(1.0), two.motion.poses(1.0))
     assert build_scene(other).global_from_town != first.global_from_town
+
+
+def test_short_scenes_stay_in_town_and_take_turns_with_the_classes():
+    plans = plan_split("train", list(splits.train)[:40], 5, 10)
+    assert not {"arrive", "leave"} & {plan.kind for plan in plans}
+    assert Counter(name for plan in plans for name in plan.required) == Counter(
+        dict.fromkeys(DETECTION_CLASSES, 4)
+    )
+    assert all(len(plan.required) == 1 for plan in plans)
