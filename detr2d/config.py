@@ -122,6 +122,8 @@ class TrainConfig:
     """Samples per process and micro-batch."""
     accumulate: int = 1
     """Micro-batches per optimizer step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for matrices and convolutions with AdamW for the rest (from scratch)."""
     lr: float = 2e-4
     """Peak learning rate of everything but the backbone."""
     backbone_lr_factor: float = 0.1

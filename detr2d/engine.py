@@ -38,7 +38,7 @@ from detr2d.config import (
 )
 from detr2d.inference import join_processes, with_precision
 from detr2d.log import RunLog, Window
-from detr2d.optim import Schedule, average_weights, parameter_groups
+from detr2d.optim import Schedule, average_weights, build_optimizer
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -135,12 +135,11 @@ class Training:
         if isinstance(self.criterion, nn.Module):
             self.criterion.to(device)
         self.schedule = Schedule(train, math.ceil(len(self.order) / train.accumulate))
-        groups = parameter_groups(self.bare_model, train)
         self.average = (
             average_weights(self.bare_model, train.ema_decay) if train.ema_decay else None
         )
         self.wrapped, self.optimizer = self.accelerator.prepare(
-            self.bare_model, torch.optim.AdamW(groups, lr=train.lr, fused=True)
+            self.bare_model, build_optimizer(self.bare_model, train)
         )
         self.model = with_precision(self.wrapped, train.precision, device)
 

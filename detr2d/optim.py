@@ -19,7 +19,7 @@ COSINE_END = 1e-3
 
 
 def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
-    """AdamW groups: backbone or not, decayed or not; empty groups are left out.
+    """Groups: backbone or not, decayed or not (``decayed``); empty groups are left out.
 
     The backbone is ``model.backbone``. Vectors (norms, biases) and embedding tables are not
     decayed. Frozen parameters are left out.
@@ -35,9 +35,29 @@ def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any
             "params": parameters,
             "lr": train.lr * (train.backbone_lr_factor if in_backbone else 1.0),
             "weight_decay": train.weight_decay if decayed else 0.0,
+            "decayed": decayed,
         }
         for (in_backbone, decayed), parameters in groups.items()
     ]
+
+
+def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that ``train.optimizer`` names, over the model's parameter groups.
+
+    Muon (Jordan et al., 2024) orthogonalises the momentum of every weight matrix, convolutions
+    flattened to matrices, and scales it to AdamW's usual step (Liu et al., 2025, section 2.2), so
+    that rates are of the same order. What is not decayed (vectors, embedding tables) and matrices
+    with a side below four stay with AdamW.
+    """
+    groups = parameter_groups(model, train)
+    if train.optimizer == "muon":
+        from timm.optim.muon import Muon  # seconds to import, and few runs need it
+
+        for group in groups:
+            if not group["decayed"]:
+                group["use_fallback"] = True  # timm's word for AdamW
+        return Muon(groups, lr=train.lr, nesterov=True)
+    return torch.optim.AdamW(groups, lr=train.lr, fused=True)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -6,7 +7,13 @@ import torch
 from torch import nn
 
 from detr2d.config import TrainConfig
-from detr2d.optim import COSINE_END, Schedule, average_weights, parameter_groups
+from detr2d.optim import (
+    COSINE_END,
+    Schedule,
+    average_weights,
+    build_optimizer,
+    parameter_groups,
+)
 from tests.helpers.toy_experiment import PointModel
 
 TRAIN = TrainConfig(epochs=10, lr=0.1, warmup_steps=4, weight_decay=0.3)
@@ -84,3 +91,39 @@ def test_average_follows_the_ramped_exponential_mean() -> None:
         assert average.module.weight.item() == pytest.approx(expected)
         assert average.module.running_mean.item() == pytest.approx(10 * expected)
         assert average.module.num_batches_tracked.item() == count
+
+
+def test_muon_moves_a_matrix_in_all_directions_alike_and_vectors_as_adamw_does() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(8, 8, 3), nn.Embedding(8, 8))
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = build_optimizer(model, replace(TRAIN, optimizer="muon", weight_decay=0.0))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter) * torch.rand_like(parameter) ** 4
+    optimizer.step()
+    moved = [p.detach() - b for p, b in zip(model.parameters(), before, strict=True)]
+    matrix, vector, convolution, table = moved[0], moved[1], moved[2].flatten(1), moved[4]
+    for update, longer_side in ((matrix, 8), (convolution, 72)):
+        strengths = torch.linalg.svdvals(update) / (TRAIN.lr * 0.2 * longer_side**0.5)
+        assert strengths.min() > 0.4 and strengths.max() < 1.4
+    assert torch.linalg.svdvals(table).max() > 3 * torch.linalg.svdvals(table).min()
+    assert vector.abs().max() < 2 * TRAIN.lr
+
+
+def test_muon_runs_resume_from_a_state() -> None:
+    train = replace(TRAIN, optimizer="muon")
+    models = [nn.Linear(4, 4), nn.Linear(4, 4)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [build_optimizer(model, train) for model in models]
+
+    def step(index: int, inputs: torch.Tensor) -> None:
+        models[index](inputs).square().sum().backward()
+        optimizers[index].step()
+        optimizers[index].zero_grad()
+
+    first, second = torch.randn(3, 4), torch.randn(3, 4)
+    step(0, first)
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
+    step(0, second)
+    step(1, second)
+    assert torch.equal(models[0].weight, models[1].weight)
