@@ -39,10 +39,16 @@ class NuScenesConfig(DataConfig):
     """Folder of the tables below root."""
     training_split: str | tuple[str, ...] = "train"
     """Split to train on, or the names of scenes or splits."""
+    training_root: Path | None = None
+    """Folder of the database to train on, if that is another one than root."""
+    training_version: str | None = None
+    """Folder of the tables to train on, if those are other ones than version."""
     evaluation_split: str | tuple[str, ...] = "val"
     """Split to evaluate on, or the names of scenes or splits."""
     image_size: tuple[int, int] = (900, 1600)
     """Height and width that every image is resized to."""
+    cut_top: int = 0
+    """Rows that are then cut off the top (sky), the calibration following."""
     cameras: tuple[str, ...] = CAMERAS
     """Channels of the cameras, in the order in which the model sees them."""
     augmentations: Annotated[tuple[Augmentation, ...], tyro.conf.Fixed] = ()
@@ -60,11 +66,13 @@ class NuScenesConfig(DataConfig):
 
     def training_set(self, seed: int) -> NuScenesDataset:
         """Samples of the training split, changed by the augmentations."""
-        return self._dataset(self.training_split, self.augmentations, seed)
+        root, version = self.training_root or self.root, self.training_version or self.version
+        index = open_index(root, version, self.index_dir)
+        return self._dataset(index, root, self.training_split, self.augmentations, seed)
 
     def evaluation_set(self) -> NuScenesDataset:
         """Samples of the evaluation split as they are, in order of time."""
-        return self._dataset(self.evaluation_split, (), 0)
+        return self._dataset(self.open_index(), self.root, self.evaluation_split, (), 0)
 
     def collate(self, samples: list[SceneBatch]) -> SceneBatch:
         """Join samples to one batch, padding cameras to the most."""
@@ -75,15 +83,20 @@ class NuScenesConfig(DataConfig):
         return NuScenesEvaluator(self.open_index(), root=self.root, output_dir=output_dir)
 
     def _dataset(
-        self, split: str | tuple[str, ...], augmentations: Sequence[Augmentation], seed: int
+        self,
+        index: NuScenesIndex,
+        root: Path,
+        split: str | tuple[str, ...],
+        augmentations: Sequence[Augmentation],
+        seed: int,
     ) -> NuScenesDataset:
-        index = self.open_index()
         return NuScenesDataset(
             index,
-            root=self.root,
+            root=root,
             rows=index.rows(split),
             cameras=self.cameras,
             image_size=self.image_size,
+            cut_top=self.cut_top,
             augmentations=augmentations,
             seed=seed,
         )
@@ -106,6 +119,7 @@ class NuScenesDataset(Dataset[SceneBatch]):
         rows: Sequence[int] | np.ndarray,
         cameras: Sequence[str] = CAMERAS,
         image_size: tuple[int, int] = (900, 1600),
+        cut_top: int = 0,
         augmentations: Sequence[Augmentation] = (),
         seed: int = 0,
     ) -> None:
@@ -115,12 +129,15 @@ class NuScenesDataset(Dataset[SceneBatch]):
                 f"no camera {', '.join(unknown)} in {index.version} of {root}; "
                 f"it has {', '.join(index.channels)}"
             )
+        if not 0 <= cut_top < image_size[0]:
+            raise ValueError(f"cannot cut {cut_top} rows off images of {image_size[0]} rows")
         self.index = index
         self.root = root
         self.row_numbers = np.asarray(rows, dtype=np.int64)
         self.cameras = tuple(cameras)
         self.columns = [index.channels.index(camera) for camera in cameras]
         self.image_size = image_size
+        self.cut_top = cut_top
         self.augmentations = tuple(augmentations)
         self.seed = seed
         # In shared memory, so that workers that live longer than an epoch see it change.
@@ -162,18 +179,18 @@ class NuScenesDataset(Dataset[SceneBatch]):
     def _images(self, row: int) -> Tensor:
         """Images (V, 3, H, W) uint8, black where the camera is missing."""
         height, width = self.image_size
-        images = torch.zeros(len(self.columns), 3, height, width, dtype=torch.uint8)
+        images = torch.zeros(len(self.columns), 3, height - self.cut_top, width, dtype=torch.uint8)
         for view, column in enumerate(self.columns):
             file = str(self.index.image_files[row, column], "utf-8")
             if file:
                 where = f"sample {self._token(row)}, camera {self.cameras[view]}"
                 native = tuple(self.index.image_sizes[row, column].tolist())
                 image = read_image(self.root / file, native, where)
-                images[view] = resize(image, self.image_size)
+                images[view] = resize(image, self.image_size)[:, self.cut_top :]
         return images
 
     def _rig(self, row: int) -> CameraRig:
-        """The calibration (1, V, ...) for images of ``image_size``."""
+        """The calibration (1, V, ...) for images of ``image_size`` without the rows cut off."""
         index, columns = self.index, self.columns
         present = index.image_files[row, columns] != b""
         absent = ~present[:, None, None]
@@ -187,7 +204,11 @@ class NuScenesDataset(Dataset[SceneBatch]):
             present=torch.from_numpy(present).unsqueeze(0),
             timestamps=torch.from_numpy(1e-6 * index.image_times[row, columns]).unsqueeze(0),
         )
-        return native.resized(torch.tensor(self.image_size))
+        height, width = self.image_size
+        resized = native.resized(torch.tensor(self.image_size))
+        return resized.cropped(
+            torch.tensor([self.cut_top, 0]), torch.tensor([height - self.cut_top, width])
+        )
 
     def _targets(self, row: int) -> Targets:
         """The objects with at least one lidar or radar point."""

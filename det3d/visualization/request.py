@@ -124,6 +124,7 @@ def make_detector(
         rows=dataset.row_numbers,
         cameras=data.cameras,
         image_size=data.image_size,
+        cut_top=data.cut_top,
     )
     return model_detector(
         load_model(settings, request.checkpoint),
