@@ -1,4 +1,4 @@
-"""nuScenes-format databases as multi-camera samples in the key frame's LIDAR_TOP frame."""
+"""nuScenes-format databases as multi-camera samples in the key frame's LIDAR_TOP or ego frame."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as image_functional
 
 from det3d.cameras import CameraRig
-from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex, open_index
+from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex, RefFrame, open_index
 from det3d.data.transforms import Augmentation
 from det3d.evaluation.nuscenes import NuScenesEvaluator
+from det3d.geometry import transform_points
 from det3d.structures import SceneBatch, concatenate_scenes
 from detr2d.config import DataConfig
 from detr2d.structures import Targets
@@ -45,6 +46,8 @@ class NuScenesConfig(DataConfig):
     """Folder of the tables to train on, if those are other ones than version."""
     evaluation_split: str | tuple[str, ...] = "val"
     """Split to evaluate on, or the names of scenes or splits."""
+    ref: RefFrame = "lidar"
+    """Frame of rigs and boxes: LIDAR_TOP as in official weights, or ego, whose ground is level."""
     image_size: tuple[int, int] = (900, 1600)
     """Height and width that every image is resized to."""
     cut_top: int = 0
@@ -62,12 +65,12 @@ class NuScenesConfig(DataConfig):
 
     def open_index(self) -> NuScenesIndex:
         """The index of the tables, built on the first call for these tables."""
-        return open_index(self.root, self.version, self.index_dir)
+        return open_index(self.root, self.version, self.index_dir, self.ref)
 
     def training_set(self, seed: int) -> NuScenesDataset:
         """Samples of the training split, changed by the augmentations."""
         root, version = self.training_root or self.root, self.training_version or self.version
-        index = open_index(root, version, self.index_dir)
+        index = open_index(root, version, self.index_dir, self.ref)
         return self._dataset(index, root, self.training_split, self.augmentations, seed)
 
     def evaluation_set(self) -> NuScenesDataset:
@@ -105,7 +108,7 @@ class NuScenesConfig(DataConfig):
 class NuScenesDataset(Dataset[SceneBatch]):
     """Key frames of an index; each item is a ``SceneBatch`` of one scene, V = len(cameras).
 
-    images (1, V, 3, H, W) uint8 RGB; boxes in the LIDAR_TOP frame of the key frame; objects without
+    images (1, V, 3, H, W) uint8 RGB; boxes in the ref frame of the index; objects without
     any lidar or radar point are left out, as in the benchmark. A camera that the sample lacks is
     black and not present. Augmentation depends on ``seed``, the epoch given to ``set_epoch`` and
     the item only, never on the process that loads it.
@@ -166,12 +169,14 @@ class NuScenesDataset(Dataset[SceneBatch]):
         self._epoch.fill_(epoch)
 
     def lidar_points(self, item: int) -> Tensor:
-        """Points (N, 5) of the key frame in ref: x, y, z in metres, intensity, ring."""
+        """Points (N, 5) of the key frame: x, y, z in metres in ref, intensity, ring."""
         row = int(self.row_numbers[item])
         path = self.root / str(self.index.lidar_files[row], "utf-8")
         if not path.is_file():
             raise FileNotFoundError(f"sample {self._token(row)}: lidar file {path} is missing")
-        return torch.from_numpy(np.fromfile(path, dtype=np.float32).reshape(-1, 5))
+        points = torch.from_numpy(np.fromfile(path, dtype=np.float32).reshape(-1, 5))
+        ref_from_lidar = torch.tensor(self.index.ref_from_lidar[row]).float()
+        return torch.cat([transform_points(ref_from_lidar, points[:, :3]), points[:, 3:]], dim=1)
 
     def _token(self, row: int) -> str:
         return str(self.index.sample_tokens[row], "utf-8")

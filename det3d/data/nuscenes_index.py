@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,14 @@ DETECTION_CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer",
     "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
 )  # fmt: skip
-FORMAT = 1  # raise when the arrays change, so that old indices are rebuilt
+FORMAT = 2  # raise when the arrays change, so that old indices are rebuilt
 TABLES = (
     "category", "instance", "sensor", "calibrated_sensor", "ego_pose",
     "scene", "sample", "sample_data", "sample_annotation",
 )  # fmt: skip
 
 Array = npt.NDArray[Any]
+RefFrame = Literal["lidar", "ego"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ class NuScenesIndex:
 
     scene_names (N,); sample_tokens (S,); sample_scenes (S,) row of the scene; sample_times (S,) in
     microseconds; global_from_ego (S, 4, 4) at the key frame's LIDAR_TOP; ego_from_ref (S, 4, 4)
-    with ref = LIDAR_TOP; lidar_files (S,) below the root; image_files (S, C) below the root, empty
-    where the sample has no such camera; image_sizes (S, C, 2) (height, width); image_times (S, C)
-    in microseconds; intrinsics (S, C, 3, 3); camera_from_ref (S, C, 4, 4), through global at both
-    times; object_starts (S + 1,): objects of sample i are rows starts[i] to starts[i + 1] of
-    object_boxes (A, 9) in ref, object_labels (A,) and object_points (A,), the number of lidar and
-    radar points. Only objects of the ten detection classes are kept. Texts are UTF-8 bytes.
+    with ref = LIDAR_TOP or ego, as asked for; ref_from_lidar (S, 4, 4); lidar_files (S,) below the
+    root; image_files (S, C) below the root, empty where the sample has no such camera; image_sizes
+    (S, C, 2) (height, width); image_times (S, C) in microseconds; intrinsics (S, C, 3, 3);
+    camera_from_ref (S, C, 4, 4), through global at both times; object_starts (S + 1,): objects of
+    sample i are rows starts[i] to starts[i + 1] of object_boxes (A, 9) in ref, object_labels (A,)
+    and object_points (A,), the number of lidar and radar points. Only objects of the ten detection
+    classes are kept. Texts are UTF-8 bytes.
     """
 
     scene_names: Array
@@ -55,6 +57,7 @@ class NuScenesIndex:
     sample_times: Array
     global_from_ego: Array
     ego_from_ref: Array
+    ref_from_lidar: Array
     lidar_files: Array
     image_files: Array
     image_sizes: Array
@@ -122,20 +125,22 @@ class NuScenesIndex:
 ARRAYS = tuple(f.name for f in fields(NuScenesIndex) if f.type == "Array")
 
 
-def open_index(root: Path, version: str, index_dir: Path) -> NuScenesIndex:
+def open_index(root: Path, version: str, index_dir: Path, ref: RefFrame = "lidar") -> NuScenesIndex:
     """Open the index of ``root/version``, building it first where there is none for these tables.
 
+    ``ref`` is the frame of its boxes and rigs: the key frame's LIDAR_TOP, or the ego car then.
     Raises FileNotFoundError for a missing root, version or table.
     """
     tables = check_database(root, version)
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
-    directory = index_dir / f"{version}-{place}-{fingerprint(tables)}"
+    family = f"{version}-{ref}-{place}"
+    directory = index_dir / f"{family}-{fingerprint(tables)}"
     if not (directory / "meta.json").is_file():
         from det3d.data.nuscenes_tables import build_index
 
-        arrays, meta = build_index(tables[0].parent)
+        arrays, meta = build_index(tables[0].parent, ref)
         write_index(directory, arrays, meta | {"version": version})
-        for old in set(index_dir.glob(f"{version}-{place}-*")) - {directory}:
+        for old in set(index_dir.glob(f"{family}-*")) - {directory}:
             shutil.rmtree(old, ignore_errors=True)
     return load_index(directory)
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from det3d.boxes import transform_boxes
-from det3d.data.nuscenes_index import DETECTION_CLASSES
+from det3d.data.nuscenes_index import DETECTION_CLASSES, RefFrame
 from det3d.geometry import invert_transform, make_transform, quaternion_to_rotation
 
 Array = npt.NDArray[Any]
@@ -69,7 +69,7 @@ def find(mapping: Mapping[str, T], token: str, table: str, user: str) -> T:
     return mapping[token]
 
 
-def build_index(tables: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+def build_index(tables: Path, ref: RefFrame) -> tuple[dict[str, Array], dict[str, Any]]:
     """Arrays and metadata of ``NuScenesIndex`` from a folder of tables."""
     channels = dict(
         read_table(tables / "sensor.json", lambda row: (row["token"], sensor_channel(row)))
@@ -99,7 +99,7 @@ def build_index(tables: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         )
     )
     cameras = sorted({channel for channel in channels.values() if channel and channel != LIDAR})
-    sensors = join_sensors(samples, data, calibrations, poses, cameras)
+    sensors = join_sensors(samples, data, calibrations, poses, cameras, ref)
     objects = join_objects(tables, samples, sensors)
     arrays = {
         "scene_names": np.array([name.encode() for _, name in scenes], dtype="S"),
@@ -172,13 +172,14 @@ def join_sensors(
     calibrations: Mapping[str, tuple[str, tuple[float, ...], Any]],
     poses: Mapping[str, tuple[float, ...]],
     cameras: list[str],
+    ref: RefFrame,
 ) -> dict[str, Array]:
     """Files, calibration and poses per sample and camera, in the ref frame of the sample."""
     rows = {token: row for row, (token, _, _) in enumerate(samples)}
     lidar = {item.sample: item for item in data if item.channel == LIDAR}
     for token in rows:
         if token not in lidar:
-            raise ValueError(f"sample {token} has no {LIDAR} key frame, which is the ref frame")
+            raise ValueError(f"sample {token} has no {LIDAR} key frame, which sets the ref frame")
     frames = [lidar[token] for token in rows]
     images = [item for item in data if item.channel != LIDAR]
 
@@ -190,7 +191,10 @@ def join_sensors(
     def to_ego(items: list[SensorData]) -> torch.Tensor:
         return matrices([calibrations[item.calibration][1] for item in items])
 
-    global_from_ego, ego_from_ref = to_global(frames), to_ego(frames)
+    global_from_ego, ego_from_lidar = to_global(frames), to_ego(frames)
+    ego_from_ref = ego_from_lidar
+    if ref == "ego":
+        ego_from_ref = torch.eye(4, dtype=torch.float64).expand_as(ego_from_lidar)
     row = torch.tensor([rows[item.sample] for item in images], dtype=torch.int64)
     column = [cameras.index(item.channel) for item in images]
     camera_from_global = invert_transform(to_global(images) @ to_ego(images))
@@ -207,6 +211,7 @@ def join_sensors(
     return {
         "global_from_ego": global_from_ego.numpy(),
         "ego_from_ref": ego_from_ref.numpy(),
+        "ref_from_lidar": (invert_transform(ego_from_ref) @ ego_from_lidar).numpy(),
         "lidar_files": np.array([item.file.encode() for item in frames], dtype="S"),
         "image_files": scatter(files, (), files.dtype),
         "image_sizes": scatter([item.size for item in images], (2,), np.int32),

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from det3d.geometry import Region
 from det3d.visualization.palette import WHITE, Color, class_color
-from detr2d.structures import Detections, Predictions, Targets
+from detr2d.structures import Batch, Detections, Predictions, Targets
 
 MATCH_DISTANCE = 2.0  # metres between centres on the ground, the benchmark's middle threshold
 
 
 @dataclass(frozen=True)
-class QueryTrails:
+class QueryTrails(Batch):
     """How N queries moved through the decoder and where they looked, in metres of the ref frame.
 
     references (L + 1, N, 3): the reference point into each layer and out of the last;

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from det3d.boxes import transform_boxes
 from det3d.data.nuscenes import NuScenesDataset
 from det3d.data.nuscenes_index import NuScenesIndex
 from det3d.evaluation.nuscenes import read_result_boxes
-from det3d.geometry import Region
+from det3d.geometry import Region, invert_transform, transform_points
 from det3d.visualization.contents import QueryTrails, query_trails
 from detr2d.structures import Detections, Predictions
 
@@ -62,13 +64,15 @@ def model_detector(
     model: nn.Module,
     postprocess: Callable[[Predictions], list[Detections]],
     dataset: NuScenesDataset,
+    drawn: NuScenesIndex,
     *,
     score: float,
     device: torch.device,
 ) -> Detector:
     """Runs a model on the samples of ``dataset``, which has them as the model expects them.
 
-    Trails are told for models with a ``region`` that their reference points live in.
+    What it finds is told in the ref frame of ``drawn``, an index of the same database. Trails are
+    told for models with a ``region`` that their reference points live in.
     """
     model = model.to(device).eval()
     items = {int(row): item for item, row in enumerate(dataset.row_numbers)}
@@ -83,6 +87,24 @@ def model_detector(
         if isinstance(region, Region):
             best = found.select(torch.arange(min(MOST_TRAILS, len(found)), device=device))
             trails = query_trails(predictions, best, region)
-        return found.to("cpu"), trails
+        found, trails = found.to("cpu"), trails.to("cpu") if trails is not None else None
+        drawn_from_seen = invert_transform(torch.tensor(drawn.ego_from_ref[row])) @ torch.tensor(
+            dataset.index.ego_from_ref[row]
+        )
+        return move_findings((found, trails), drawn_from_seen.float())
 
     return detect
+
+
+def move_findings(findings: Findings, target_from_source: Tensor) -> Findings:
+    """Findings of one frame told in another, by a rigid transform (4, 4)."""
+    found, trails = findings
+    found = replace(found, boxes=transform_boxes(target_from_source, found.boxes))
+    if trails is None:
+        return found, None
+    samples = trails.samples
+    return found, replace(
+        trails,
+        references=transform_points(target_from_source, trails.references),
+        samples=None if samples is None else transform_points(target_from_source, samples),
+    )

@@ -118,8 +118,9 @@ def make_detector(
     if experiment is None or request.checkpoint is None:
         return None
     settings, data = experiment
+    drawn = dataset.index
     seen_by_model = NuScenesDataset(
-        dataset.index,
+        open_index(dataset.root, drawn.version, request.index_dir, data.ref),
         root=dataset.root,
         rows=dataset.row_numbers,
         cameras=data.cameras,
@@ -130,6 +131,7 @@ def make_detector(
         load_model(settings, request.checkpoint),
         settings.system.postprocess,
         seen_by_model,
+        drawn,
         score=request.score,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )

@@ -12,10 +12,11 @@ from nuscenes.utils.geometry_utils import BoxVisibility, view_points
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from det3d.boxes import box_corners
+from det3d.boxes import box_corners, transform_boxes
 from det3d.data.nuscenes import CAMERAS, NuScenesConfig, NuScenesDataset
 from det3d.data.nuscenes_index import DETECTION_CLASSES
 from det3d.data.transforms import WorldRotation
+from det3d.geometry import transform_points, wrap_angle
 from det3d.structures import SceneBatch
 from tests.helpers.tiny_nuscenes import write_tiny_nuscenes
 
@@ -321,3 +322,39 @@ def test_training_may_use_another_database_than_evaluation(root: Path, tmp_path:
     other = write_tiny_nuscenes(tmp_path / "other")
     data = config(root, tmp_path, training_root=other, training_version=VERSION)
     assert data.training_set(0).root == other and data.evaluation_set().root == root
+
+
+def test_the_ego_frame_tells_of_the_same_world(
+    root: Path, dataset: NuScenesDataset, tmp_path: Path
+) -> None:
+    level = config(root, tmp_path, ref="ego").evaluation_set()
+    for item in range(len(dataset)):
+        one, other = dataset[item], level[item]
+        row = int(dataset.row_numbers[item])
+        ego_from_lidar = torch.tensor(dataset.index.ego_from_ref[row]).float()
+        assert torch.equal(
+            torch.tensor(level.index.ego_from_ref[row]), torch.eye(4, dtype=torch.float64)
+        )
+        moved = transform_boxes(ego_from_lidar, one.targets[0].boxes)
+        places, whole = (boxes[:, :6] for boxes in (other.targets[0].boxes, moved))
+        torch.testing.assert_close(places, whole, atol=1e-4, rtol=1e-5)
+        # Headings and velocities are told over the ground of a frame, which the lidar's tilts.
+        turned = wrap_angle(other.targets[0].boxes[:, 6] - moved[:, 6])
+        assert turned.abs().max() < 1e-3
+        velocities = other.targets[0].boxes[:, 7:], moved[:, 7:]
+        torch.testing.assert_close(*velocities, atol=1e-2, rtol=0, equal_nan=True)
+        here = one.rig.project(one.targets[0].boxes[None, :, :3])
+        there = other.rig.project(other.targets[0].boxes[None, :, :3])
+        near = here.depth > 1
+        torch.testing.assert_close(there.pixels[near], here.pixels[near], atol=1e-2, rtol=1e-4)
+        points, same = dataset.lidar_points(item), level.lidar_points(item)
+        torch.testing.assert_close(
+            same[:, :3], transform_points(ego_from_lidar, points[:, :3]), atol=1e-4, rtol=1e-5
+        )
+        assert torch.equal(points[:, 3:], same[:, 3:])
+
+
+def test_both_frames_are_indexed_side_by_side(root: Path, tmp_path: Path) -> None:
+    for ref in ("lidar", "ego", "lidar"):
+        config(root, tmp_path, ref=ref).open_index()
+    assert len(list(tmp_path.iterdir())) == 2

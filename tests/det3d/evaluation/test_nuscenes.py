@@ -72,6 +72,15 @@ def ground_truth(evaluator: NuScenesEvaluator, scenes: list[SceneBatch]) -> dict
     return results
 
 
+def test_ground_truth_told_in_the_ego_frame_scores_one_too(
+    data: NuScenesConfig, tmp_path: Path
+) -> None:
+    level = replace(data, ref="ego")
+    evaluator = level.evaluator(tmp_path / "evaluation")
+    report = evaluator.summarize(ground_truth(evaluator, list(level.evaluation_set())))
+    assert report.metrics["mAP"] == pytest.approx(1)
+
+
 def test_ground_truth_scores_one_in_every_class(
     evaluator: NuScenesEvaluator, scenes: list[SceneBatch]
 ) -> None:
