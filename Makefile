@@ -21,9 +21,11 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt overrides-py313.txt
 		--editable '.[test,dev]'
 	@touch $@
 
-# Toy world, training, official evaluation and pictures, all under $(DEMO). The world is kept.
+# Toy worlds, training, official evaluation and pictures, all under $(DEMO). The worlds are kept.
 demo: env
-	$(BIN)/python tools/make_toy_nuscenes.py $(DEMO)/world --no-coco
+	$(BIN)/python tools/make_toy_nuscenes.py $(DEMO)/training_world --version v1.0-trainval \
+		--scenes-per-split 140 0 --frames-per-scene 10 --no-coco
+	$(BIN)/python tools/make_toy_nuscenes.py $(DEMO)/world --scenes-per-split 0 2 --no-coco
 	rm -rf $(DEMO)/checkpoints $(DEMO)/model.safetensors $(DEMO)/log.jsonl
 	$(BIN)/python tools/train.py configs/toy/detr3d.py --data.root $(DEMO)/world --work-dir $(DEMO)
 	$(BIN)/python tools/evaluate.py configs/toy/detr3d.py $(DEMO)/model.safetensors \

@@ -1,26 +1,28 @@
-"""What single images answer: which object stands at this pixel, and how far away is it?
+"""What single images answer: which objects are centred at this pixel, and what are their boxes?
 
-DETR3D starts from FCOS3D weights, whose features already answer these two questions. Training from
-scratch asks them directly: a 1 x 1 convolution on the finest map predicts, per pixel, the class of
-the object there and the log depth of its centre (Wang et al., FCOS3D, ICCVW 2021, section 3.2, in
-its plainest form). The best pixels, lifted to 3D, also start queries beside the learned ones.
+DETR3D starts from FCOS3D weights (Wang et al., ICCVW 2021), whose features already answer these
+questions. Training from scratch asks them directly: dense heads on the finest map predict classes
+and a 3D box per pixel, and the best pixels start queries, as the two-stage form of Deformable DETR
+(section 4.2) does with its encoder. The answers are trained by ``det3d.monocular_loss``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from det3d.boxes import box_corners
+from det3d.boxes import MetricBox3D
 from det3d.cameras import CameraRig
 from det3d.geometry import Region
-from detr2d.criterion import mean_over_processes
-from detr2d.structures import Batch, Predictions, Targets, at_least_float32
+from det3d.view_rays import RayEmbedding, cell_centres, headings, turn, view_rays
+from detr2d.structures import Batch, Predictions, at_least_float32
+
+ANSWER_SIZE = 12  # entries of a cell's answer, see MonocularMaps
+FARTHEST = 100.0  # metres; larger depths that a pixel answers are clamped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,38 +31,76 @@ class MonocularConfig:
 
     weight: float = 1.0
     """Weight of the per-pixel losses."""
+    ground: float = 0.0
+    """Height of the road in the ref frame, in metres; 0 for ego frames, about -1.84 for lidars."""
     num_queries: int = 150
     """Queries started from the best pixels, beside the learned ones."""
 
 
 @dataclass(frozen=True)
 class MonocularMaps(Batch):
-    """Per-pixel answers of all cameras.
+    """Per-cell answers of all cameras on a map of H x W cells that covers the canvas.
 
-    logits (B, V, K, H, W) before the sigmoid; log_depth (B, V, H, W): log metres along the optical
-    axis; both cover a canvas of ``canvas`` = (height, width) pixels; rig: calibration on it.
+    logits (B, V, K, H, W) before the sigmoid. answers (B, V, 12, H, W): from the cell's centre to
+    the projection of the box's centre (du, dv), in cells; log of the metres that a cell is wide at
+    its depth, which is what an apparent size tells whatever the focal length; log length, log
+    width, log height; (cos, sin) of the yaw and velocity (along, left) in m/s, both relative to the
+    heading of the cell's ray; from the cell's centre to the projection of the middle of the box's
+    lower face, downwards in cells; logit of the trust in the depth that this gives. rig:
+    calibration on the canvas of ``canvas`` = (height, width) pixels; ground: height of the road in
+    ref.
     """
 
     logits: Tensor
-    log_depth: Tensor
+    answers: Tensor
     rig: CameraRig
     canvas: tuple[int, int]
+    ground: float
 
 
 @dataclass(frozen=True)
 class ScenePredictions(Predictions):
-    """Predictions of a 3D system, with the per-pixel answers of one that has a monocular branch."""
+    """Predictions of a 3D system, with the per-cell answers of one that has a monocular branch."""
 
     monocular: MonocularMaps | None = None
 
 
-class MonocularBranch(nn.Module):
-    """Per-pixel answers read off one feature map, and queries made from the best of them.
+@dataclass(frozen=True)
+class QueryStart(Batch):
+    """What decoder layers start from and refine.
 
-    The two-stage idea of Deformable DETR (section 4.2) with cameras: a cell whose class score is
-    the highest among its neighbours becomes a reference point at the depth it answers, and its
-    feature starts the query. Queries are ordered by score, so the order of the cameras does not
-    matter.
+    content (B, Q, C); reference (B, Q, 3) in the unit cube; logits (B, Q, K) are added to those of
+    every layer; codes (B, Q, D - 3) to the entries behind the centre.
+    """
+
+    content: Tensor
+    reference: Tensor
+    logits: Tensor
+    codes: Tensor
+
+    def joined(self, other: QueryStart) -> QueryStart:
+        """Both sets of queries, one after the other."""
+        return QueryStart(
+            torch.cat([self.content, other.content], 1),
+            torch.cat([self.reference, other.reference], 1),
+            torch.cat([self.logits, other.logits], 1),
+            torch.cat([self.codes, other.codes], 1),
+        )
+
+
+def blank_start(content: Tensor, reference: Tensor, num_classes: int) -> QueryStart:
+    """A start that says nothing of classes and boxes: what learned queries have."""
+    logits = reference.new_zeros(*reference.shape[:2], num_classes)
+    codes = reference.new_zeros(*reference.shape[:2], MetricBox3D.code_size - 3)
+    return QueryStart(content, reference, logits, codes)
+
+
+class MonocularBranch(nn.Module):
+    """Dense heads on one feature map, and queries made from the best of its cells.
+
+    A cell whose class score is the highest among its neighbours becomes a query: the centre that it
+    answers is the reference, and its feature, class logits and box are what the decoder refines.
+    Queries are ordered by score, so the order of the cameras does not matter.
     """
 
     def __init__(
@@ -70,122 +110,110 @@ class MonocularBranch(nn.Module):
         channels: int,
         num_classes: int,
         num_queries: int,
+        ground: float,
         prior: float = 0.01,
     ) -> None:
         super().__init__()
         self.region = region
         self.num_queries = num_queries
+        self.ground = ground
+        self.prior = -math.log((1 - prior) / prior)
+        self.rays = RayEmbedding(channels)
+        self.tower = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
         self.classify = nn.Conv2d(channels, num_classes, 1)
-        self.locate = nn.Conv2d(channels, 1, 1)
+        self.locate = nn.Conv2d(channels, ANSWER_SIZE, 1)
         self.content = nn.Linear(channels, channels)
-        for head, bias in ((self.classify, -math.log((1 - prior) / prior)), (self.locate, 3.0)):
+        for head, bias in ((self.classify, self.prior), (self.locate, 0.0)):
             nn.init.normal_(head.weight, std=0.01)
             head.bias = nn.Parameter(torch.full((head.out_channels,), bias))
 
-    def forward(self, features: Tensor, rig: CameraRig, canvas: tuple[int, int]) -> MonocularMaps:
-        """Answers for features (B * V, C, H, W) that cover the canvas."""
-        logits = at_least_float32(self.classify(features)).unflatten(0, rig.present.shape)
-        log_depth = at_least_float32(self.locate(features)).unflatten(0, rig.present.shape)
-        return MonocularMaps(logits, log_depth.squeeze(2), rig, canvas)
+    def forward(
+        self, features: Tensor, rig: CameraRig, canvas: tuple[int, int]
+    ) -> tuple[MonocularMaps, QueryStart]:
+        """Answers for features (B * V, C, H, W) that cover the canvas, and the queries they start.
 
-    def queries(self, maps: MonocularMaps, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (B, Q, C) and references (B, Q, 3) in [0, 1] of the best cells, best first."""
-        lead = maps.rig.present.shape
-        scores = maps.logits.detach().amax(2).flatten(0, 1)  # (B V, H, W)
-        peak = F.max_pool2d(scores, 3, stride=1, padding=1) == scores
-        scores = scores.masked_fill(~peak, -1e4).unflatten(0, lead)
-        scores = scores.masked_fill(~maps.rig.present[..., None, None], -2e4).flatten(1)
-        chosen = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices.unsqueeze(-1)
-
-        pixels = cell_centres(maps.canvas, maps.log_depth).expand(*lead, -1, 2)
-        depth = maps.log_depth.detach().flatten(2).clamp(0, 5).exp()  # 1 to 148 m
-        points = self.region.to_unit(maps.rig.unproject(pixels, depth)).flatten(1, 2)
-        reference = points.gather(1, chosen.expand(-1, -1, 3)).clamp(1e-3, 1 - 1e-3)
-        table = features.unflatten(0, lead).permute(0, 1, 3, 4, 2).flatten(1, 3)  # (B, cells, C)
-        return self.content(table.gather(1, chosen.expand(-1, -1, table.shape[-1]))), reference
-
-
-class MonocularLoss:
-    """Focal loss of the class at every pixel, L1 of the log depth where an object is.
-
-    Pixels in the middle half (by width and height, at most ``reach`` pixels from the centre) of an
-    object's projection belong to it, the nearest object first. Both terms are divided by the
-    number of such pixels, or by 0.3 % of all where there are fewer: an almost empty scene does not
-    outweigh the others.
-    """
-
-    terms = ("pixel_class", "pixel_depth")
-
-    def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0, reach: float = 12.0) -> None:
-        self.alpha = alpha
-        self.gamma = gamma
-        self.reach = reach
-
-    def __call__(self, maps: MonocularMaps, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """The two scalar losses by name, not weighted."""
-        size = (maps.logits.shape[-2], maps.logits.shape[-1])
-        painted = [
-            paint_objects(maps.rig.select_scene(scene), target, maps.canvas, size, self.reach)
-            for scene, target in enumerate(targets)
-        ]
-        labels = torch.stack([label for label, _ in painted])  # (B, V, H, W), -1 = nothing
-        log_depth = torch.stack([depth for _, depth in painted])
-        objects = labels >= 0
-        count = mean_over_processes(objects.sum().to(maps.logits.dtype)).clamp(
-            min=3e-3 * objects.numel()
+        Nothing flows back from the queries' references, logits and codes to the answers.
+        """
+        features = self.tower(self.rays(features, rig, canvas))
+        lead = rig.present.shape
+        maps = MonocularMaps(
+            at_least_float32(self.classify(features)).unflatten(0, lead),
+            at_least_float32(self.locate(features)).unflatten(0, lead),
+            rig,
+            canvas,
+            self.ground,
         )
-        wanted = F.one_hot(labels + 1, maps.logits.shape[2] + 1)[..., 1:].movedim(-1, 2)
-        wanted = wanted.to(maps.logits.dtype)
-        entropy = F.binary_cross_entropy_with_logits(maps.logits, wanted, reduction="none")
-        probability = maps.logits.sigmoid()
-        miss = wanted + probability - 2 * wanted * probability
-        balance = 1 - self.alpha + (2 * self.alpha - 1) * wanted
-        off = (maps.log_depth - log_depth).abs() * objects
-        return {
-            "pixel_class": (balance * miss**self.gamma * entropy).sum() / count,
-            "pixel_depth": off.sum() / count,
-        }
+        return maps, self.start(maps, features)
+
+    def start(self, maps: MonocularMaps, features: Tensor) -> QueryStart:
+        """Queries of the best cells of maps made from features (B * V, C, H, W), best first."""
+        lead = maps.rig.present.shape
+        scores = maps.logits.detach().amax(2)  # (B, V, H, W)
+        peak = F.max_pool2d(scores, 3, stride=1, padding=1) == scores
+        scores = scores.masked_fill(~peak, -1e4)
+        scores = scores.masked_fill(~maps.rig.present[..., None, None], -2e4).flatten(1)
+        best = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
+
+        def choose(table: Tensor) -> Tensor:
+            """Rows (B, Q, n) of the best cells of a map (B, V, n, H, W)."""
+            rows = table.movedim(2, -1).flatten(1, 3)
+            return rows.gather(1, best.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+
+        codes = choose(decode_answers(maps).detach())
+        reference = self.region.to_unit(codes[..., :3]).clamp(1e-3, 1 - 1e-3)
+        content = self.content(choose(features.unflatten(0, lead)))
+        logits = choose(maps.logits.detach()) - self.prior  # the class heads begin at the prior
+        return QueryStart(content, reference, logits, codes[..., 3:])
 
 
-def cell_centres(canvas: tuple[int, int], like: Tensor) -> Tensor:
-    """Pixels (H * W, 2) of the centres of the cells of a map (..., H, W), row by row."""
-    height, width = like.shape[-2:]
-    rows = (torch.arange(height, device=like.device) + 0.5) * (canvas[0] / height)
-    columns = (torch.arange(width, device=like.device) + 0.5) * (canvas[1] / width)
-    v, u = torch.meshgrid(rows, columns, indexing="ij")
-    return torch.stack([u, v], dim=-1).flatten(0, 1).to(like.dtype)
+def decode_answers(maps: MonocularMaps) -> Tensor:
+    """Codes (B, V, 10, H, W) as ``MetricBox3D`` has them, in ref, of all cells' answers."""
+    answers = maps.answers.flatten(3).transpose(2, 3)  # (B, V, H W, 12)
+    cell = answers.new_tensor(cell_size(maps.canvas, maps.answers))
+    centres = cell_centres(maps.canvas, maps.answers).to(answers)
+    depth = answered_depth(maps).flatten(2).exp()
+    centre = maps.rig.unproject(centres + cell * answers[..., :2], depth)
+    heading = headings(view_rays(maps.rig, centres))
+    yaw = turn(F.normalize(answers[..., 6:8], dim=-1), heading)
+    velocity = turn(answers[..., 8:10], heading)
+    codes = torch.cat([centre, answers[..., 3:6], yaw.flip(-1), velocity], dim=-1)
+    return codes.transpose(2, 3).unflatten(3, maps.answers.shape[-2:])
 
 
-def paint_objects(
-    rig: CameraRig,
-    targets: Targets,
-    canvas: tuple[int, int],
-    size: tuple[int, int],
-    reach: float,
-) -> tuple[Tensor, Tensor]:
-    """Label (-1 where nothing is) and log depth of the object at each cell: (V, H, W) each.
+def answered_depth(maps: MonocularMaps) -> Tensor:
+    """Log metres (B, V, H, W) of depth: what size and ground contact say, weighed by trust.
 
-    ``rig`` is of one scene; the (H, W) cells of ``size`` cover the canvas.
+    An apparent size tells the depth through the focal length; the lower face of a box stands on the
+    road, so its pixel tells the depth through the camera's height. MonoFlex (Zhang et al., CVPR
+    2021), section 3.3, weighs such estimates likewise.
     """
-    boxes = targets.boxes
-    centre = rig.project(boxes[None, :, :3])
-    corners = rig.project(box_corners(boxes).view(1, -1, 3))
-    pixels = corners.pixels[0].unflatten(1, (-1, 8))  # (V, T, 8, 2)
-    extent = (0.25 * (pixels.amax(2) - pixels.amin(2))).clamp(max=reach)  # (V, T, 2)
-    height, width = size
-    cell = boxes.new_tensor([canvas[1] / width, canvas[0] / height])
-    extent = extent.maximum(0.5 * cell)
-    columns = (torch.arange(width, device=boxes.device) + 0.5) * cell[0]
-    rows = (torch.arange(height, device=boxes.device) + 0.5) * cell[1]
-    middle = centre.pixels[0]  # (V, T, 2)
-    beside = (columns - middle[..., :1]).abs() <= extent[..., :1]  # (V, T, W)
-    below = (rows - middle[..., 1:]).abs() <= extent[..., 1:]  # (V, T, H)
-    inside = below.unsqueeze(-1) & beside.unsqueeze(-2)
-    inside = inside & centre.visible[0][..., None, None]
-    if boxes.shape[0] == 0:
-        nothing = torch.full((rig.num_cameras, *size), -1, device=boxes.device)
-        return nothing, boxes.new_zeros(nothing.shape)
-    depth = centre.depth[0][..., None, None].where(inside, torch.inf)
-    nearest, which = depth.min(1)  # (V, H, W)
-    found = nearest.isfinite()
-    return targets.labels[which].where(found, -1), nearest.where(found, 1.0).log()
+    cell = maps.answers.new_tensor(cell_size(maps.canvas, maps.answers))
+    focal = maps.rig.intrinsics[..., 0, 0] / cell[0]  # cells that a metre is wide at one metre
+    by_size = maps.answers[:, :, 2] + focal.log()[..., None, None]
+    centres = cell_centres(maps.canvas, maps.answers).to(cell)
+    below = maps.answers[:, :, 10].flatten(2)  # (B, V, H W)
+    pixels = torch.stack([centres[:, 0].expand_as(below), centres[:, 1] + cell[1] * below], dim=-1)
+    by_ground = ground_depth(maps.rig, pixels, maps.ground).log().view_as(by_size)
+    trust = maps.answers[:, :, 11].sigmoid()
+    return (trust * by_ground + (1 - trust) * by_size).clamp(max=math.log(FARTHEST))
+
+
+def ground_depth(rig: CameraRig, pixels: Tensor, ground: float) -> Tensor:
+    """Depth (B, V, N) in metres at which rays through pixels (B, V, N, 2) meet the road.
+
+    The road is z = ``ground`` in ref. Rays that do not meet it before ``FARTHEST`` give that.
+    """
+    depth = torch.ones_like(pixels[..., 0])
+    origin = rig.unproject(pixels, torch.zeros_like(depth))
+    ray = rig.unproject(pixels, depth) - origin
+    height = (origin[..., 2] - ground).clamp(min=0.1)
+    return height / torch.maximum(-ray[..., 2], height / FARTHEST)
+
+
+def cell_size(canvas: tuple[int, int], like: Tensor) -> tuple[float, float]:
+    """Width and height in pixels of the cells of a map (..., H, W) that covers the canvas."""
+    return canvas[1] / like.shape[-1], canvas[0] / like.shape[-2]

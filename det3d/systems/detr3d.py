@@ -17,12 +17,8 @@ from det3d.boxes import MetricBox3D
 from det3d.camera_gather import camera_features
 from det3d.camera_sampling import IndexedCameraSampling, RigFreeCameraSampling
 from det3d.geometry import Region
-from det3d.monocular import (
-    MonocularBranch,
-    MonocularConfig,
-    MonocularLoss,
-    ScenePredictions,
-)
+from det3d.monocular import MonocularBranch, MonocularConfig, ScenePredictions, blank_start
+from det3d.monocular_loss import MonocularLoss
 from det3d.structures import SceneBatch
 from detr2d.backbones.necks import FPN
 from detr2d.backbones.resnet import ResNetConfig
@@ -47,7 +43,8 @@ class DETR3D(nn.Module):
 
     ``centre_step`` scales what the box heads say about the centre. One unit of its logit is up to a
     quarter of the region, 25 m: in short schedules with large rates the full step (1, as published)
-    makes references jump by metres at every update. ``monocular`` adds queries from single images.
+    makes references jump by metres at every update. ``monocular`` adds queries from single images,
+    whose classes and boxes the decoder corrects.
     """
 
     def __init__(
@@ -58,6 +55,7 @@ class DETR3D(nn.Module):
         neck: nn.Module,
         queries: LearnedQueries | AnchorQueries,
         decoder: list[DecoderLayer],
+        num_classes: int,
         class_heads: list[nn.Module],
         box_heads: list[nn.Module],
         region: Region,
@@ -72,6 +70,7 @@ class DETR3D(nn.Module):
         self.decoder = nn.ModuleList(decoder)
         self.class_heads = nn.ModuleList(class_heads)
         self.box_heads = nn.ModuleList(box_heads)
+        self.num_classes = num_classes
         self.region = region
         self.centre_step = centre_step
         self.monocular = monocular
@@ -82,21 +81,21 @@ class DETR3D(nn.Module):
         canvas = (batch.images.shape[-2], batch.images.shape[-1])
         memory = camera_features(pyramid.maps, batch.rig, canvas)
         query, reference = self.queries(len(batch))
-        answers = None
+        start, answers = blank_start(query, reference, self.num_classes), None
         if self.monocular is not None:
-            answers = self.monocular(pyramid.maps[0], batch.rig, canvas)
-            found = self.monocular.queries(answers, pyramid.maps[0])
-            query, reference = torch.cat([query, found[0]], 1), torch.cat([reference, found[1]], 1)
+            answers, found = self.monocular(pyramid.maps[0], batch.rig, canvas)
+            start = start.joined(found)
+        query, reference = start.content, start.reference
         logits, codes, references, sampling_points = [], [], [reference], []
         heads = zip(self.decoder, self.class_heads, self.box_heads, strict=True)
         for layer, classify, regress in heads:
             query_pos = self.queries.positions(reference)
             query, points = layer(query, query_pos, reference, memory)
             delta = at_least_float32(regress(query))
-            delta = torch.cat([self.centre_step * delta[..., :3], delta[..., 3:]], dim=-1)
+            delta = torch.cat([self.centre_step * delta[..., :3], start.codes + delta[..., 3:]], -1)
             code = refine(delta, reference)
             centre = code[..., :3].sigmoid()
-            logits.append(classify(query))
+            logits.append(start.logits + classify(query))
             codes.append(torch.cat([self.region.to_metres(centre), code[..., 3:]], dim=-1))
             reference = centre.detach()
             references.append(reference)
@@ -204,6 +203,7 @@ class DETR3DConfig(SystemConfig):
                 )
                 for _ in range(self.num_layers)
             ],
+            num_classes=len(classes),
             class_heads=[class_head(self.channels, len(classes)) for _ in range(self.num_layers)],
             box_heads=[
                 box_head(self.channels, MetricBox3D.code_size) for _ in range(self.num_layers)
@@ -216,7 +216,9 @@ class DETR3DConfig(SystemConfig):
     def _build_queries(self) -> LearnedQueries | AnchorQueries:
         if self.rig == "indexed":
             return LearnedQueries(self.num_queries, self.channels, 3)
-        return AnchorQueries(ring_anchors(self.num_queries, self.region), self.channels)
+        height = self.monocular.ground + 1.0 if self.monocular else -1.0
+        anchors = ring_anchors(self.num_queries, self.region, height)
+        return AnchorQueries(anchors, self.channels)
 
     def _build_monocular(self, num_classes: int) -> MonocularBranch | None:
         if self.monocular is None:
@@ -226,6 +228,7 @@ class DETR3DConfig(SystemConfig):
             channels=self.channels,
             num_classes=num_classes,
             num_queries=self.monocular.num_queries,
+            ground=self.monocular.ground,
         )
 
     def _build_sampling(self, num_levels: int) -> nn.Module:

@@ -1,0 +1,166 @@
+"""Training of the monocular branch: what every cell should answer, and how wrong it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from det3d.boxes import box_corners
+from det3d.cameras import CameraRig, Projection
+from det3d.monocular import ANSWER_SIZE, MonocularMaps, answered_depth, cell_size
+from det3d.view_rays import cell_centres, headings, unturn, view_rays
+from detr2d.criterion import mean_over_processes
+from detr2d.structures import Batch, Targets
+
+WEIGHTS = (0.3, 0.3, 0.3, 1, 1, 1, 0.5, 0.5, 0.1, 0.1, 0.15, 0)
+"""L1 weights of a cell's answer: offset, metres, size, yaw, velocity, lower face, trust."""
+LOWEST = 30.0  # cells; lower faces beyond are of boxes that the camera almost touches
+
+
+@dataclass(frozen=True)
+class WantedMaps(Batch):
+    """What the cells of V cameras should answer about one scene.
+
+    heat (V, K, H, W) in [0, 1], 1 at the cell of an object's centre; owned (V, H, W) bool: an
+    object's box is asked for here; answers (V, 12, H, W) as ``MonocularMaps`` has them, NaN where
+    the velocity is unknown; log_depth (V, H, W) of the owner's centre, in log metres.
+    """
+
+    heat: Tensor
+    owned: Tensor
+    answers: Tensor
+    log_depth: Tensor
+
+
+class MonocularLoss:
+    """Penalty-reduced focal loss of the class heat, L1 of box and log depth where an object is.
+
+    CenterNet (Zhou et al., Objects as points, 2019), eq. 1, with boxes asked for not at the centre
+    alone but in the middle half of the projected box, at most ``reach`` pixels from its centre. The
+    heat is divided by the number of centres, the boxes by the number of cells that own one; both by
+    at least 1 per scene.
+    """
+
+    terms = ("pixel_class", "pixel_box", "pixel_depth")
+
+    def __init__(self, *, reach: float = 12.0) -> None:
+        self.reach = reach
+
+    def __call__(self, maps: MonocularMaps, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """The scalar losses by name, not weighted."""
+        size = (maps.logits.shape[-2], maps.logits.shape[-1])
+        wanted = [
+            paint_objects(
+                maps.rig.select_scene(scene), target, maps.canvas, size, maps.logits.shape[2],
+                self.reach,
+            )
+            for scene, target in enumerate(targets)
+        ]  # fmt: skip
+        heat = torch.stack([w.heat for w in wanted]).to(maps.logits)
+        owned = torch.stack([w.owned for w in wanted]).to(maps.logits)
+        answers = torch.stack([w.answers for w in wanted])  # (B, V, 12, H, W)
+        log_depth = torch.stack([w.log_depth for w in wanted])
+
+        known = answers.isfinite() & (owned.unsqueeze(2) > 0)
+        off = (maps.answers - answers.where(known, maps.answers.detach())).abs()
+        weights = off.new_tensor(WEIGHTS)[:, None, None]
+        too_deep = (answered_depth(maps) - log_depth).abs() * owned
+        cells = _shared(owned > 0, len(targets))
+        return {
+            "pixel_class": heat_loss(maps.logits, heat) / _shared(heat == 1, len(targets)),
+            "pixel_box": (off * weights).sum() / cells,
+            "pixel_depth": too_deep.sum() / cells,
+        }
+
+
+def heat_loss(logits: Tensor, heat: Tensor) -> Tensor:
+    """CenterNet's eq. 1, summed: cells near a centre (heat close to 1) are forgiven a high score.
+
+    logits and heat are of one shape.
+    """
+    probability = logits.sigmoid()
+    hit = -F.logsigmoid(logits) * (1 - probability) ** 2
+    miss = -F.logsigmoid(-logits) * probability**2 * (1 - heat) ** 4
+    return torch.where(heat == 1, hit, miss).sum()
+
+
+def paint_objects(
+    rig: CameraRig,
+    targets: Targets,
+    canvas: tuple[int, int],
+    size: tuple[int, int],
+    num_classes: int,
+    reach: float,
+) -> WantedMaps:
+    """What the cells of a map of ``size`` that covers the canvas should answer.
+
+    ``rig`` is of one scene. An object counts in the cameras that see its centre; where two claim a
+    cell, the nearer one owns it.
+    """
+    boxes, num_cameras = targets.boxes, rig.num_cameras
+    if not len(boxes):
+        nothing = boxes.new_zeros(num_cameras, *size)
+        heat = nothing.unsqueeze(1).expand(-1, num_classes, -1, -1)
+        answers = nothing.unsqueeze(1).expand(-1, ANSWER_SIZE, -1, -1)
+        return WantedMaps(heat, nothing > 0, answers, nothing)
+    centre = rig.project(boxes[None, :, :3])
+    pixels, visible = centre.pixels[0], centre.visible[0]  # (V, T, 2), (V, T)
+    corners = rig.project(box_corners(boxes).view(1, -1, 3)).pixels[0].unflatten(1, (-1, 8))
+    half = 0.5 * (corners.amax(2) - corners.amin(2))  # (V, T, 2)
+
+    like = boxes.new_empty(size)
+    cell = boxes.new_tensor(cell_size(canvas, like))
+    grid = cell_centres(canvas, like).to(boxes).unflatten(0, size)  # (H, W, 2)
+    away = [
+        grid[0, :, 0] - pixels[..., :1],
+        grid[:, 0, 1] - pixels[..., 1:],
+    ]  # (V, T, W), (V, T, H)
+
+    bell = (half / 3).clamp(min=0.6 * cell, max=2.5 * cell)
+    across, down = (torch.exp(-0.5 * (d / bell[..., i : i + 1]) ** 2) for i, d in enumerate(away))
+    heat = down.unsqueeze(-1) * across.unsqueeze(-2) * visible[..., None, None]
+    camera, which = visible.nonzero(as_tuple=True)
+    column, row = (pixels[camera, which] / cell).long().unbind(-1)
+    heat[camera, which, row.clamp(0, size[0] - 1), column.clamp(0, size[1] - 1)] = 1
+    classes = heat.new_zeros(num_cameras, num_classes, *size)
+    index = targets.labels[None, :, None, None].expand_as(heat)
+    classes = classes.scatter_reduce(1, index, heat, "amax")
+
+    extent = (0.5 * half).clamp(max=reach).maximum(0.5 * cell)
+    beside, below = (d.abs() <= extent[..., i : i + 1] for i, d in enumerate(away))
+    inside = below.unsqueeze(-1) & beside.unsqueeze(-2) & visible[..., None, None]
+    depth, owner = centre.depth[0][..., None, None].where(inside, torch.inf).min(1)  # (V, H, W)
+    owned = depth.isfinite()
+    answers = _answers_about(boxes, owner.flatten(1), rig, grid.flatten(0, 1), cell)
+    return WantedMaps(classes, owned, answers.unflatten(2, size), depth.where(owned, 1.0).log())
+
+
+def _answers_about(
+    boxes: Tensor, owner: Tensor, rig: CameraRig, grid: Tensor, cell: Tensor
+) -> Tensor:
+    """What cells with centres (N, 2) answer about their owners (V, N) among boxes (T, 9)."""
+    floor = boxes[:, :3] - 0.5 * boxes[:, 5:6] * boxes.new_tensor([0, 0, 1])
+    centre, lower = (rig.project(points.unsqueeze(0)) for points in (boxes[:, :3], floor))
+
+    def offsets(projection: Projection) -> Tensor:
+        pixels = projection.pixels[0].gather(1, owner.unsqueeze(-1).expand(-1, -1, 2))
+        return (pixels - grid) / cell  # (V, N, 2)
+
+    focal = rig.intrinsics[0, :, :1, 0] / cell[0]  # (V, 1): cells that a metre is wide at one metre
+    metres = centre.depth[0].gather(1, owner).clamp(min=0.1) / focal
+    own = boxes[owner]  # (V, N, 9)
+    heading = headings(view_rays(rig, grid))[0]
+    yaw = unturn(torch.stack([own[..., 6].cos(), own[..., 6].sin()], dim=-1), heading)
+    velocity = unturn(own[..., 7:9], heading)
+    below = offsets(lower)[..., 1:].clamp(-LOWEST, LOWEST)
+    parts = [offsets(centre), metres.log().unsqueeze(-1), own[..., 3:6].log(), yaw, velocity, below]
+    return torch.cat([*parts, torch.zeros_like(below)], dim=-1).transpose(1, 2)
+
+
+def _shared(mask: Tensor, num_scenes: int) -> Tensor:
+    """Number of True entries, averaged over processes, at least one per scene."""
+    return mean_over_processes(mask.sum().float()).clamp(min=num_scenes)
