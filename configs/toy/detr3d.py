@@ -10,7 +10,7 @@ Run:   python tools/make_toy_nuscenes.py outputs/demo/training_world --version v
 from pathlib import Path
 
 from det3d.data.nuscenes import NuScenesConfig
-from det3d.data.transforms import ImageZoom, PhotometricJitter, RegionFilter, WorldFlip
+from det3d.data.transforms import PhotometricJitter, RegionFilter, WorldFlip
 from det3d.monocular import MonocularConfig
 from det3d.systems.detr3d import DETR3DConfig
 from detr2d.backbones.resnet import ResNetConfig
@@ -18,7 +18,7 @@ from detr2d.config import Experiment, TrainConfig
 
 experiment = Experiment(
     system=DETR3DConfig(
-        backbone=ResNetConfig(depth=10, widths=(32, 64, 128, 256), norm="batch"),
+        backbone=ResNetConfig(depth=10, widths=(32, 96, 128, 192), norm="batch"),
         extra_levels=0,
         channels=128,
         num_queries=30,
@@ -39,19 +39,18 @@ experiment = Experiment(
         training_split="train",
         evaluation_split="mini_val",
         image_size=(256, 448),
-        cut_top=64,
+        cut_top=96,
         augmentations=(
             RegionFilter(),
             WorldFlip(),
-            ImageZoom(0.85, 1.2),
             PhotometricJitter(0.4, 0.4, 0.4),
         ),
     ),
     train=TrainConfig(
-        epochs=4,
+        epochs=3,
         batch_size=2,
         optimizer="muon",
-        lr=5e-3,
+        lr=1.5e-2,
         backbone_lr_factor=1.0,
         warmup_steps=50,
         clip_norm=10.0,

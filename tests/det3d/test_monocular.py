@@ -116,10 +116,10 @@ def test_right_answers_cost_almost_nothing_and_wrong_ones_their_difference() -> 
     assert losses["pixel_class"].item() < 1e-3
     assert losses["pixel_box"].item() < 1e-6 and losses["pixel_depth"].item() < 1e-5
     longer = wanted.answers.clone()
-    longer[:, 3] += 0.25  # weight 1
+    longer[:, 3] += 0.5  # weight 0.3
     maps = replace(all_right(wanted), answers=longer[None])
     losses = MonocularLoss()(maps, (one_object(10.0),))
-    assert losses["pixel_box"].item() == pytest.approx(0.25, rel=1e-4)
+    assert losses["pixel_box"].item() == pytest.approx(0.15, rel=1e-4)
 
 
 @pytest.mark.parametrize("trust, expected", [(-20.0, 25.0), (20.0, 10.0), (0.0, 250**0.5)])
