@@ -12,6 +12,7 @@ from det3d.monocular import MonocularConfig
 from det3d.systems.detr3d import DETR3DConfig
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.config import Experiment, TrainConfig
+from detr2d.images import Standardization
 
 experiment = Experiment(
     system=DETR3DConfig(
@@ -24,7 +25,7 @@ experiment = Experiment(
         dropout=0.0,
         rig="free",
         centre_step=0.25,
-        images="standardized",
+        images=Standardization(),
         monocular=MonocularConfig(weight=1.0, num_queries=150),
     ),
     data=NuScenesConfig(
