@@ -111,7 +111,7 @@ class MonocularLoss:
     Pixels in the middle half (by width and height, at most ``reach`` pixels from the centre) of an
     object's projection belong to it, the nearest object first. Both terms are divided by the
     number of such pixels, or by 0.3 % of all where there are fewer: an almost empty scene does not
-    outweigh the others.
+    outweigh the others. Pixels of absent cameras count nothing.
     """
 
     terms = ("pixel_class", "pixel_depth")
@@ -131,15 +131,15 @@ class MonocularLoss:
         labels = torch.stack([label for label, _ in painted])  # (B, V, H, W), -1 = nothing
         log_depth = torch.stack([depth for _, depth in painted])
         objects = labels >= 0
-        count = mean_over_processes(objects.sum().to(maps.logits.dtype)).clamp(
-            min=3e-3 * objects.numel()
-        )
+        present = maps.rig.present[:, :, None, None]
+        least = 3e-3 * present.expand_as(objects).sum()
+        count = mean_over_processes(objects.sum().to(maps.logits.dtype)).maximum(least)
         wanted = F.one_hot(labels + 1, maps.logits.shape[2] + 1)[..., 1:].movedim(-1, 2)
         wanted = wanted.to(maps.logits.dtype)
         entropy = F.binary_cross_entropy_with_logits(maps.logits, wanted, reduction="none")
         probability = maps.logits.sigmoid()
         miss = wanted + probability - 2 * wanted * probability
-        balance = 1 - self.alpha + (2 * self.alpha - 1) * wanted
+        balance = (1 - self.alpha + (2 * self.alpha - 1) * wanted) * present.unsqueeze(2)
         off = (maps.log_depth - log_depth).abs() * objects
         return {
             "pixel_class": (balance * miss**self.gamma * entropy).sum() / count,

@@ -19,7 +19,7 @@ from detr2d.config import SystemConfig
 from tests.helpers.rigs import random_scene
 
 CLASSES = tuple(f"class{index}" for index in range(10))
-TINY = ResNetConfig(depth=10, widths=(8, 8, 16, 16), out_stages=(2, 3), norm="batch")
+TINY = ResNetConfig(depth=10, widths=(8, 8, 16, 16), out_stages=(3, 4), norm="batch")
 SMALL = {"channels": 16, "num_queries": 20, "num_layers": 2, "heads": 2, "hidden": 32}
 DETR3D = DETR3DConfig(backbone=TINY, extra_levels=0, rig="free", dropout=0.0, **SMALL)
 PETR = PETRConfig(backbone=TINY, depths=Depths(count=8), dropout=0.0, **SMALL)
@@ -38,7 +38,7 @@ def make_model(config: SystemConfig) -> nn.Module:
     model = config.build(CLASSES)
     for name, parameter in model.named_parameters():
         if not name.startswith(("backbone", "queries.points")):
-            nn.init.normal_(parameter, std=0.1)
+            nn.init.normal_(parameter, std=0.3)
     return model
 
 

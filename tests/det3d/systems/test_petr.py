@@ -15,7 +15,7 @@ from detr2d.backbones.resnet import ResNetConfig
 from tests.helpers.rigs import random_scene, ring_rig
 
 CLASSES = tuple(f"class{index}" for index in range(10))
-TINY = ResNetConfig(depth=10, widths=(8, 8, 16, 16), out_stages=(2, 3), norm="batch")
+TINY = ResNetConfig(depth=10, widths=(8, 8, 16, 16), out_stages=(3, 4), norm="batch")
 SMALL = {
     "backbone": TINY, "channels": 16, "num_queries": 20, "num_layers": 2, "heads": 2, "hidden": 32,
     "dropout": 0.0, "depths": Depths(count=8),
@@ -36,7 +36,7 @@ def shaken(config: PETRConfig | PETRv2Config) -> torch.nn.Module:
     model = config.build(CLASSES).eval()
     for name, parameter in model.named_parameters():
         if not name.startswith(("backbone", "queries.points")):
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=0.3)
     return model
 
 
@@ -82,7 +82,7 @@ def test_training_reduces_the_loss_and_reaches_every_parameter(
         total.backward()
         optimizer.step()
         losses.append(float(total.detach()))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
