@@ -1,7 +1,7 @@
 r"""DETR3D: ResNet-101 with deformable convolutions. Wang et al., CoRL 2021.
 
 Published on nuScenes val (authors' README; FCOS3D initialisation): mAP 0.347, NDS 0.422; with
---data.class-balanced True: mAP 0.349, NDS 0.434. Official weights: detr3d_resnet101.pth
+--data.class-balanced: mAP 0.349, NDS 0.434. Official weights: detr3d_resnet101.pth
 
 Convert: python tools/convert_checkpoint.py configs/det3d/detr3d_r101.py \
     detr3d_resnet101.pth detr3d_r101.safetensors
