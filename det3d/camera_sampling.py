@@ -7,6 +7,8 @@ by their geometry only, so their number and order are data.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ class IndexedCameraSampling(nn.Module):
 
     The weights are a linear function of the query with one output per camera index and level, so
     the number and the order of cameras are fixed at training. ``position`` embeds the reference.
+    As in the released code, a camera sees whatever falls on the canvas, padding included.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class IndexedCameraSampling(nn.Module):
                 f"these weights are tied to {self.num_cameras} cameras in a fixed order, the rig "
                 f"has {memory.rig.num_cameras}; use rig-free sampling for other rigs"
             )
-        projection = memory.rig.project(self.region.to_metres(at_least_float32(reference)))
+        canvas = memory.rig.image_sizes.new_tensor(memory.canvas).expand_as(memory.rig.image_sizes)
+        rig = replace(memory.rig, image_sizes=canvas)
+        projection = rig.project(self.region.to_metres(at_least_float32(reference)))
         weights = at_least_float32(self.weights(query + query_pos)).sigmoid()
         weights = weights.unflatten(-1, (self.num_cameras, 1, -1, 1)).transpose(1, 2)
         pixels, visible = (

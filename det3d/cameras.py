@@ -86,13 +86,24 @@ class CameraRig(Batch):
 
     def unproject(self, pixels: Tensor, depth: Tensor) -> Tensor:
         """Lift pixels (B, V, N, 2) at depths (B, V, N) to points (B, V, N, 3) in the ref frame."""
-        pixels, depth = pixels.to(self.intrinsics.dtype), depth.to(self.intrinsics.dtype)
+        origins, directions = self.rays(pixels)
+        depth = depth.to(directions.dtype).unsqueeze(-1)
+        return origins.unsqueeze(-2) + directions * depth
+
+    def rays(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the lines of sight of pixels (B, V, N, 2) start and where they go, in ref.
+
+        Origins (B, V, 3) and directions (B, V, N, 3): the point at depth d metres along the
+        optical axis is origin + d * direction.
+        """
+        pixels = pixels.to(self.intrinsics.dtype)
         ones = torch.ones_like(pixels[..., :1])
         with torch.autocast(pixels.device.type, enabled=False):
-            rays = torch.cat([pixels, ones], -1) @ self.intrinsics.inverse().transpose(-1, -2)
-            points_camera = rays * depth.unsqueeze(-1)
             # Not the rigid inverse: ``moved`` allows scaled and sheared frames.
-            return transform_points(self.camera_from_ref.inverse(), points_camera)
+            ref_from_camera = self.camera_from_ref.inverse()
+            ref_from_image = ref_from_camera[..., :3, :3] @ self.intrinsics.inverse()
+            directions = torch.cat([pixels, ones], -1) @ ref_from_image.transpose(-1, -2)
+        return ref_from_camera[..., :3, 3], directions
 
     def resized(self, sizes: Tensor) -> CameraRig:
         """The rig after its images are resized to ``sizes`` (B, V, 2) or (2,): (height, width)."""

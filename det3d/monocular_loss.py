@@ -44,7 +44,7 @@ class MonocularLoss:
     CenterNet (Zhou et al., Objects as points, 2019), eq. 1, with boxes asked for not at the centre
     alone but in the middle half of the projected box, at most ``reach`` pixels from its centre. The
     heat is divided by the number of centres, the boxes by the number of cells that own one; both by
-    at least 1 per scene.
+    at least 1 per scene. Absent cameras count nothing.
     """
 
     terms = ("pixel_class", "pixel_box", "pixel_depth")
@@ -70,10 +70,11 @@ class MonocularLoss:
         known = answers.isfinite() & (owned.unsqueeze(2) > 0)
         off = (maps.answers - answers.where(known, maps.answers.detach())).abs()
         weights = off.new_tensor(WEIGHTS)[:, None, None]
+        seen = maps.logits[maps.rig.present], heat[maps.rig.present]  # (cameras, K, H, W) each
         too_deep = (answered_depth(maps) - log_depth).abs() * owned
         cells, centres = _shared(owned > 0, len(targets)), _shared(heat == 1, len(targets))
         return {
-            "pixel_class": CLASS_WEIGHT * heat_loss(maps.logits, heat) / centres,
+            "pixel_class": CLASS_WEIGHT * heat_loss(*seen) / centres,
             "pixel_box": (off * weights).sum() / cells,
             "pixel_depth": DEPTH_WEIGHT * too_deep.sum() / cells,
         }

@@ -50,11 +50,19 @@ class DecoderLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(channels)
 
     def forward(
-        self, query: Tensor, query_pos: Tensor, reference: Tensor | None, memory: object
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        reference: Tensor | None,
+        memory: object,
+        blocked: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Queries (B, Q, C) after this layer, and where its cross-attention looked."""
+        """Queries (B, Q, C) after this layer, and where its cross-attention looked.
+
+        ``blocked`` (Q, Q) bool is True where a query (row) may not look at another one (column).
+        """
         keys = query + query_pos
-        attended, _ = self.self_attention(keys, keys, query, need_weights=False)
+        attended, _ = self.self_attention(keys, keys, query, need_weights=False, attn_mask=blocked)
         query = self.self_norm(query + self.self_dropout(attended))
         looked, sampling_points = self.cross_attention(query, query_pos, reference, memory)
         query = self.cross_norm(query + looked)

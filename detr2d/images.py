@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,6 +58,38 @@ class StandardizeImages(nn.Module):
         centred = (images - mean) * valid
         deviation = (centred.square().sum((-1, -2), keepdim=True) / count).sqrt()
         return centred / deviation.clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """The fixed mean and deviation, and the channel order, that weights were trained with."""
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """Grey levels in 0..255, in the order of ``channels``."""
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """Grey levels, in the order of ``channels``."""
+    channels: Literal["rgb", "bgr"] = "rgb"
+    """Order in which the network sees the channels; data sets give RGB."""
+
+    def build(self) -> NormalizeImages:
+        """The module that does it."""
+        return NormalizeImages(self.mean, self.std, reverse_channels=self.channels == "bgr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standardization:
+    """Mean and deviation of each image itself, for training from scratch."""
+
+    def build(self) -> StandardizeImages:
+        """The module that does it."""
+        return StandardizeImages()
+
+
+IMAGENET_RGB = Normalization()
+CAFFE_BGR = Normalization(mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0), channels="bgr")
+VOVNET_BGR = Normalization(
+    mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395), channels="bgr"
+)
 
 
 def valid_pixels(image_sizes: Tensor, height: int, width: int) -> Tensor:

@@ -64,3 +64,31 @@ class AnchorQueries(nn.Module):
             reference, self.coordinate_channels, temperature=1e4, scale=self.scale
         )
         return self.embed(waves)
+
+
+class PointQueries(nn.Module):
+    """Free reference points, used as they are; contents start at zero (PETR, section 3.3).
+
+    ``points`` (Q, n) is the initial layout. Trained points may leave [0, 1]: their embedding
+    follows them, what refines them clamps.
+    """
+
+    def __init__(self, points: Tensor, channels: int) -> None:
+        super().__init__()
+        self.points = nn.Parameter(points.clone())
+        self.channels = channels
+        self.embed = nn.Sequential(
+            nn.Linear(points.shape[-1] * (channels // 2), channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(channels, channels),
+        )
+
+    def forward(self, num_images: int) -> tuple[Tensor, Tensor]:
+        """Initial queries (B, Q, C) and references (B, Q, n)."""
+        reference = self.points.expand(num_images, -1, -1)
+        return reference.new_zeros(*reference.shape[:2], self.channels), reference
+
+    def positions(self, reference: Tensor) -> Tensor:
+        """Query positions (B, Q, C) of references (B, Q, n)."""
+        waves = sine_embedding(reference, self.channels // 2, temperature=1e4, scale=2 * math.pi)
+        return self.embed(waves)

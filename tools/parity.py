@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 import tyro
 
-from detr2d.parity.families import check_directory
+from det3d.parity.families import check_directory
 
 
 @dataclass(frozen=True, kw_only=True)

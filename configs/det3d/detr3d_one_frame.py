@@ -14,6 +14,7 @@ from det3d.data.nuscenes import NuScenesConfig
 from det3d.systems.detr3d import DETR3DConfig
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.config import Experiment, TrainConfig
+from detr2d.images import IMAGENET_RGB
 
 experiment = Experiment(
     system=DETR3DConfig(
@@ -25,6 +26,7 @@ experiment = Experiment(
         heads=4,
         dropout=0.0,
         rig="free",
+        images=IMAGENET_RGB,
     ),
     data=NuScenesConfig(
         root=Path("data/nuscenes"),

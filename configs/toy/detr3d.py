@@ -9,12 +9,14 @@ Run:   python tools/make_toy_nuscenes.py outputs/demo/training_world --version v
 
 from pathlib import Path
 
+from det3d.data.framing import ResizeCropFlip
 from det3d.data.nuscenes import NuScenesConfig
 from det3d.data.transforms import PhotometricJitter, RegionFilter, WorldFlip
 from det3d.monocular import MonocularConfig
 from det3d.systems.detr3d import DETR3DConfig
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.config import Experiment, TrainConfig
+from detr2d.images import Standardization
 
 experiment = Experiment(
     system=DETR3DConfig(
@@ -27,7 +29,7 @@ experiment = Experiment(
         dropout=0.0,
         rig="free",
         centre_step=0.25,
-        images="standardized",
+        images=Standardization(),
         monocular=MonocularConfig(weight=1.0, num_queries=150),
     ),
     data=NuScenesConfig(
@@ -38,8 +40,8 @@ experiment = Experiment(
         training_version="v1.0-trainval",
         training_split="train",
         evaluation_split="mini_val",
-        image_size=(256, 448),
-        cut_top=96,
+        image_size=(160, 448),  # without the upper rows, which are mostly sky
+        framing=ResizeCropFlip(mirror=0.0),
         augmentations=(
             RegionFilter(),
             WorldFlip(),

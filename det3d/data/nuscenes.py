@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +13,18 @@ import torch
 import tyro
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as image_functional
 
 from det3d.cameras import CameraRig
+from det3d.data.framing import Chance, Framing, Stretch, frame_image, frame_rig, pad_canvas
+from det3d.data.history import PreviousKeyFrame, join_cameras, previous_row
 from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex, RefFrame, open_index
+from det3d.data.resampling import balanced_rows
 from det3d.data.transforms import Augmentation
 from det3d.evaluation.nuscenes import NuScenesEvaluator
 from det3d.geometry import transform_points
 from det3d.structures import SceneBatch, concatenate_scenes
 from detr2d.config import DataConfig
-from detr2d.structures import Targets
+from detr2d.structures import Targets, pad_stack
 
 CAMERAS = (
     "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT",
@@ -49,9 +51,15 @@ class NuScenesConfig(DataConfig):
     ref: RefFrame = "lidar"
     """Frame of rigs and boxes: LIDAR_TOP as in official weights, or ego, whose ground is level."""
     image_size: tuple[int, int] = (900, 1600)
-    """Height and width that every image is resized to."""
-    cut_top: int = 0
-    """Rows that are then cut off the top (sky), the calibration following."""
+    """Height and width of the network's images; how they get there is up to framing."""
+    framing: Annotated[Framing, tyro.conf.Fixed] = field(default_factory=Stretch)
+    """Stretch images to image_size, cut them to it, or leave them as they are."""
+    size_divisor: int = 1
+    """Pad images with black until their sides are divisible by this."""
+    previous: PreviousKeyFrame | None = None
+    """Also load the cameras at an earlier key frame, behind those of the present one."""
+    class_balanced: bool = False
+    """Repeat training samples of rare classes until all classes are seen equally often (CBGS)."""
     cameras: tuple[str, ...] = CAMERAS
     """Channels of the cameras, in the order in which the model sees them."""
     augmentations: Annotated[tuple[Augmentation, ...], tyro.conf.Fixed] = ()
@@ -69,13 +77,21 @@ class NuScenesConfig(DataConfig):
 
     def training_set(self, seed: int) -> NuScenesDataset:
         """Samples of the training split, changed by the augmentations."""
-        root, version = self.training_root or self.root, self.training_version or self.version
-        index = open_index(root, version, self.index_dir, self.ref)
-        return self._dataset(index, root, self.training_split, self.augmentations, seed)
+        there = replace(
+            self,
+            root=self.training_root or self.root,
+            version=self.training_version or self.version,
+        )
+        index = there.open_index()
+        rows = index.rows(self.training_split)
+        if self.class_balanced:
+            rows = balanced_rows(index, rows, seed)
+        return there.dataset(index, rows, training=True, seed=seed)
 
     def evaluation_set(self) -> NuScenesDataset:
         """Samples of the evaluation split as they are, in order of time."""
-        return self._dataset(self.open_index(), self.root, self.evaluation_split, (), 0)
+        index = self.open_index()
+        return self.dataset(index, index.rows(self.evaluation_split))
 
     def collate(self, samples: list[SceneBatch]) -> SceneBatch:
         """Join samples to one batch, padding cameras to the most."""
@@ -85,22 +101,26 @@ class NuScenesConfig(DataConfig):
         """The official detection evaluation, writing its files to ``output_dir``."""
         return NuScenesEvaluator(self.open_index(), root=self.root, output_dir=output_dir)
 
-    def _dataset(
+    def dataset(
         self,
         index: NuScenesIndex,
-        root: Path,
-        split: str | tuple[str, ...],
-        augmentations: Sequence[Augmentation],
-        seed: int,
+        rows: Sequence[int] | np.ndarray,
+        *,
+        training: bool = False,
+        seed: int = 0,
     ) -> NuScenesDataset:
+        """Samples in ``rows`` of the index as the model wants them."""
         return NuScenesDataset(
             index,
-            root=root,
-            rows=index.rows(split),
+            root=self.root,
+            rows=rows,
             cameras=self.cameras,
             image_size=self.image_size,
-            cut_top=self.cut_top,
-            augmentations=augmentations,
+            framing=self.framing,
+            size_divisor=self.size_divisor,
+            previous=self.previous,
+            augmentations=self.augmentations if training else (),
+            training=training,
             seed=seed,
         )
 
@@ -108,10 +128,11 @@ class NuScenesConfig(DataConfig):
 class NuScenesDataset(Dataset[SceneBatch]):
     """Key frames of an index; each item is a ``SceneBatch`` of one scene, V = len(cameras).
 
-    images (1, V, 3, H, W) uint8 RGB; boxes in the ref frame of the index; objects without
-    any lidar or radar point are left out, as in the benchmark. A camera that the sample lacks is
-    black and not present. Augmentation depends on ``seed``, the epoch given to ``set_epoch`` and
-    the item only, never on the process that loads it.
+    images (1, V, 3, H, W) uint8 RGB; with ``previous``, V = 2 * len(cameras): the present cameras,
+    then the same ones earlier, all in the present ref frame. Boxes are in the ref frame of the
+    index; objects without any lidar or radar point are left out, as in the benchmark. A camera that
+    the sample lacks is black and not present. What is random in ``training`` depends on ``seed``,
+    the epoch given to ``set_epoch`` and the item only, never on the process that loads.
     """
 
     def __init__(
@@ -122,8 +143,11 @@ class NuScenesDataset(Dataset[SceneBatch]):
         rows: Sequence[int] | np.ndarray,
         cameras: Sequence[str] = CAMERAS,
         image_size: tuple[int, int] = (900, 1600),
-        cut_top: int = 0,
+        framing: Framing | None = None,
+        size_divisor: int = 1,
+        previous: PreviousKeyFrame | None = None,
         augmentations: Sequence[Augmentation] = (),
+        training: bool = False,
         seed: int = 0,
     ) -> None:
         unknown = [camera for camera in cameras if camera not in index.channels]
@@ -132,15 +156,16 @@ class NuScenesDataset(Dataset[SceneBatch]):
                 f"no camera {', '.join(unknown)} in {index.version} of {root}; "
                 f"it has {', '.join(index.channels)}"
             )
-        if not 0 <= cut_top < image_size[0]:
-            raise ValueError(f"cannot cut {cut_top} rows off images of {image_size[0]} rows")
         self.index = index
         self.root = root
         self.row_numbers = np.asarray(rows, dtype=np.int64)
         self.cameras = tuple(cameras)
         self.columns = [index.channels.index(camera) for camera in cameras]
         self.image_size = image_size
-        self.cut_top = cut_top
+        self.framing = framing or Stretch()
+        self.size_divisor = size_divisor
+        self.previous = previous
+        self.training = training
         self.augmentations = tuple(augmentations)
         self.seed = seed
         # In shared memory, so that workers that live longer than an epoch see it change.
@@ -151,17 +176,28 @@ class NuScenesDataset(Dataset[SceneBatch]):
 
     def __getitem__(self, item: int) -> SceneBatch:
         row = int(self.row_numbers[item])
+        generator = torch.Generator()
+        if self.training or self.augmentations:
+            generator.manual_seed(item_seed(self.seed, int(self._epoch), item))
+        chance = self.framing.draw(generator) if self.training else None
+        images, rig = self._look(row, chance)
+        if self.previous is not None:
+            earlier = previous_row(
+                self.index, row, self.previous.steps(generator if self.training else None)
+            )
+            images, rig = join_cameras(
+                self.index, (row, images, rig), (earlier, *self._look(earlier, chance))
+            )
         scene = SceneBatch(
-            images=self._images(row).unsqueeze(0),
-            rig=self._rig(row),
+            images=images.unsqueeze(0),
+            rig=rig,
             tokens=(self._token(row),),
             targets=(self._targets(row),),
         )
-        generator = torch.Generator()
-        if self.augmentations:
-            generator.manual_seed(item_seed(self.seed, int(self._epoch), item))
         for augmentation in self.augmentations:
             scene = augmentation(scene, generator)
+        if self.size_divisor > 1:
+            scene = replace(scene, images=pad_canvas(scene.images, self.size_divisor))
         return scene
 
     def set_epoch(self, epoch: int) -> None:
@@ -181,38 +217,36 @@ class NuScenesDataset(Dataset[SceneBatch]):
     def _token(self, row: int) -> str:
         return str(self.index.sample_tokens[row], "utf-8")
 
-    def _images(self, row: int) -> Tensor:
-        """Images (V, 3, H, W) uint8, black where the camera is missing."""
-        height, width = self.image_size
-        images = torch.zeros(len(self.columns), 3, height - self.cut_top, width, dtype=torch.uint8)
-        for view, column in enumerate(self.columns):
+    def _look(self, row: int, chance: Chance | None) -> tuple[Tensor, CameraRig]:
+        """Framed images (V, 3, H, W) uint8, black where the camera is missing, and their rig."""
+        native = self._rig(row)
+        sizes = native.image_sizes[0].int().tolist()
+        windows = [self.framing.window((h, w), self.image_size, chance) for h, w in sizes]
+        images = []
+        for view, (column, window) in enumerate(zip(self.columns, windows, strict=True)):
             file = str(self.index.image_files[row, column], "utf-8")
-            if file:
-                where = f"sample {self._token(row)}, camera {self.cameras[view]}"
-                native = tuple(self.index.image_sizes[row, column].tolist())
-                image = read_image(self.root / file, native, where)
-                images[view] = resize(image, self.image_size)[:, self.cut_top :]
-        return images
+            where = f"sample {self._token(row)}, camera {self.cameras[view]}"
+            images.append(
+                frame_image(read_image(self.root / file, tuple(sizes[view]), where), window)
+                if file
+                else torch.zeros(3, *window.size, dtype=torch.uint8)
+            )
+        return pad_stack(images), frame_rig(native, windows)
 
     def _rig(self, row: int) -> CameraRig:
-        """The calibration (1, V, ...) for images of ``image_size`` without the rows cut off."""
+        """The calibration (1, V, ...) for images of their native size."""
         index, columns = self.index, self.columns
         present = index.image_files[row, columns] != b""
         absent = ~present[:, None, None]
         intrinsics = np.where(absent, np.eye(3), index.intrinsics[row, columns])
         camera_from_ref = np.where(absent, np.eye(4), index.camera_from_ref[row, columns])
         sizes = np.where(present[:, None], index.image_sizes[row, columns], self.image_size)
-        native = CameraRig(
+        return CameraRig(
             intrinsics=torch.from_numpy(intrinsics).float().unsqueeze(0),
             camera_from_ref=torch.from_numpy(camera_from_ref).float().unsqueeze(0),
             image_sizes=torch.from_numpy(sizes).float().unsqueeze(0),
             present=torch.from_numpy(present).unsqueeze(0),
             timestamps=torch.from_numpy(1e-6 * index.image_times[row, columns]).unsqueeze(0),
-        )
-        height, width = self.image_size
-        resized = native.resized(torch.tensor(self.image_size))
-        return resized.cropped(
-            torch.tensor([self.cut_top, 0]), torch.tensor([height - self.cut_top, width])
         )
 
     def _targets(self, row: int) -> Targets:
@@ -246,11 +280,6 @@ def read_image(path: Path, size: tuple[int, ...], where: str) -> Tensor:
             f"sample_data says {size[0]} x {size[1]}"
         )
     return image
-
-
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize an image (3, H, W) bilinearly with antialiasing, uint8 in and out."""
-    return image_functional.resize_image(image, list(size), antialias=True)
 
 
 def item_seed(seed: int, epoch: int, item: int) -> int:

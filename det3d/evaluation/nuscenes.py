@@ -23,6 +23,7 @@ from torch import Tensor
 
 from det3d.boxes import transform_boxes
 from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex
+from det3d.evaluation.conventions import wrong_conventions
 from det3d.geometry import invert_transform, transform_points
 from det3d.structures import SceneBatch
 from detr2d.config import Report
@@ -86,7 +87,8 @@ class NuScenesEvaluator:
     def summarize(self, results: dict[str, Any]) -> Report:
         """Write the submission and judge it on exactly the samples that ``results`` names.
 
-        Raises ValueError if there is no sample or one that is not in the database.
+        The report says so if the errors look like those of another box convention. Raises
+        ValueError if there is no sample or one that is not in the database.
         """
         unknown = [token for token in results if token not in self.index.rows_by_token]
         if unknown or not results:
@@ -98,7 +100,9 @@ class NuScenesEvaluator:
         path = self.output_dir / RESULTS_FILE
         write_submission(path, results)
         summary, counts = official_metrics(path, root=self.root, version=self.index.version)
-        return Report(metrics=headline(summary), table=format_table(summary, counts, len(results)))
+        table = format_table(summary, counts, len(results))
+        notes = [f"note: {note}" for note in wrong_conventions(summary)]
+        return Report(metrics=headline(summary), table="\n".join([table, *notes]))
 
 
 def result_boxes(index: NuScenesIndex, token: str, detections: Detections) -> list[ResultBox]:
@@ -106,6 +110,17 @@ def result_boxes(index: NuScenesIndex, token: str, detections: Detections) -> li
     row = index.row(token)
     global_from_ego = torch.tensor(index.global_from_ego[row])
     ego_from_ref = torch.tensor(index.ego_from_ref[row])
+    return official_boxes(token, detections, global_from_ego, ego_from_ref)
+
+
+def official_boxes(
+    token: str, detections: Detections, global_from_ego: Tensor, ego_from_ref: Tensor
+) -> list[ResultBox]:
+    """The same with the transforms (4, 4), float64, given.
+
+    Boxes beyond the range of their class around the ego vehicle are dropped, then all but the best
+    500.
+    """
     boxes = detections.boxes.detach().cpu().double()
     scores = detections.scores.detach().cpu().double()
     if not bool(boxes.isfinite().all() and scores.isfinite().all()):

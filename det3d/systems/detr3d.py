@@ -14,20 +14,30 @@ import torch
 from torch import Tensor, nn
 
 from det3d.boxes import MetricBox3D
+from det3d.camera_encoder import encode_cameras
 from det3d.camera_gather import camera_features
 from det3d.camera_sampling import IndexedCameraSampling, RigFreeCameraSampling
+from det3d.checkpoints.detr3d import detr3d_table
 from det3d.geometry import Region
 from det3d.monocular import MonocularBranch, MonocularConfig, ScenePredictions, blank_start
 from det3d.monocular_loss import MonocularLoss
+from det3d.postprocess import scene_detections
 from det3d.structures import SceneBatch
 from detr2d.backbones.necks import FPN
 from detr2d.backbones.resnet import ResNetConfig
+from detr2d.backbones.vovnet import VoVNetConfig
+from detr2d.checkpoints.rename import Table
 from detr2d.config import SystemConfig
 from detr2d.criterion import SetCriterion
 from detr2d.decoder import DecoderLayer, box_head, class_head, refine
-from detr2d.images import NormalizeImages, StandardizeImages
+from detr2d.images import (
+    CAFFE_BGR,
+    Normalization,
+    NormalizeImages,
+    Standardization,
+    StandardizeImages,
+)
 from detr2d.losses import FocalClasses
-from detr2d.postprocess import top_detections
 from detr2d.queries import AnchorQueries, LearnedQueries
 from detr2d.structures import (
     Detections,
@@ -109,10 +119,12 @@ class DETR3D(nn.Module):
         )
 
     def look(self, batch: SceneBatch) -> FeaturePyramid:
-        """Image features (B * V, C, H_i, W_i) of all cameras, absent ones included."""
-        images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        images = self.normalize(images, batch.rig.image_sizes.flatten(0, 1))
-        return self.neck(self.backbone(images))
+        """Image features (B * V, C, H_i, W_i) of all cameras, zeros for absent ones."""
+        return encode_cameras(batch.images, batch.rig, self.encode)
+
+    def encode(self, images: Tensor, image_sizes: Tensor) -> FeaturePyramid:
+        """Features of images (N, 3, H, W) with valid areas ``image_sizes`` (N, 2)."""
+        return self.neck(self.backbone(self.normalize(images, image_sizes)))
 
 
 class DETR3DCriterion:
@@ -149,9 +161,13 @@ def ring_anchors(count: int, region: Region, height: float = -1.0) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class DETR3DConfig(SystemConfig):
-    """Settings of DETR3D; the defaults are the paper's."""
+    """Settings of DETR3D; the defaults are those of the released ResNet-101."""
 
-    backbone: ResNetConfig = field(default_factory=lambda: ResNetConfig(depth=101))
+    backbone: ResNetConfig | VoVNetConfig = field(
+        default_factory=lambda: ResNetConfig(
+            depth=101, layout="caffe", deformable_stages=(3, 4), frozen_stages=1
+        )
+    )
     """Image backbone."""
     extra_levels: int = 1
     """Stride-2 levels that the neck adds to the backbone's stages."""
@@ -177,8 +193,8 @@ class DETR3DConfig(SystemConfig):
     """Where objects can be, in the ref frame."""
     centre_step: float = 1.0
     """Scale of the box heads' centre outputs; below 1 for short schedules from scratch."""
-    images: Literal["imagenet", "standardized"] = "imagenet"
-    """Normalisation by ImageNet's mean and deviation, or by those of each image."""
+    images: Normalization | Standardization = CAFFE_BGR
+    """Normalisation by fixed means and deviations, or by those of each image."""
     monocular: MonocularConfig | None = None
     """Queries and supervision from single images, for training from scratch."""
     num_detections: int = 300
@@ -189,7 +205,7 @@ class DETR3DConfig(SystemConfig):
         backbone = self.backbone.build()
         neck = FPN(backbone.out_channels, self.channels, self.extra_levels)
         return DETR3D(
-            normalize=NormalizeImages() if self.images == "imagenet" else StandardizeImages(),
+            normalize=self.images.build(),
             backbone=backbone,
             neck=neck,
             queries=self._build_queries(),
@@ -260,6 +276,15 @@ class DETR3DConfig(SystemConfig):
         weight = self.monocular.weight if self.monocular else 0.0
         return DETR3DCriterion(set_loss, MonocularLoss(), weight)
 
+    def official_table(self) -> Table:
+        """Names in the authors' checkpoints.
+
+        Raises ValueError for rig-free sampling, which they have no weights for.
+        """
+        if self.rig == "free":
+            raise ValueError("official DETR3D weights are tied to six cameras: set rig to indexed")
+        return detr3d_table(len(self.backbone.out_stages))
+
     def postprocess(self, predictions: Predictions) -> list[Detections]:
         """The best (query, class) pairs of the last layer, without suppression."""
-        return top_detections(predictions, MetricBox3D(), self.num_detections)
+        return scene_detections(predictions, self.num_detections)

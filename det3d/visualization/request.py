@@ -52,6 +52,8 @@ class PictureRequest:
     """Weights of the model: model.safetensors of a run."""
     score: float = 0.3
     """Detections below this score are not drawn."""
+    augmented: bool = False
+    """Draw samples as the training of --config sees them: framed, padded and augmented."""
     queries: bool = True
     """With a model, an extra picture of where its queries moved and sampled."""
     lidar: bool = False
@@ -70,7 +72,8 @@ class PictureRequest:
 
 def read_experiment(request: PictureRequest) -> tuple[Experiment, NuScenesConfig] | None:
     """The experiment of --config and its data, if there is one to run."""
-    if (request.config is None) != (request.checkpoint is None):
+    alone = request.augmented and request.config is not None
+    if (request.config is None) != (request.checkpoint is None) and not alone:
         raise UserError("--config and --checkpoint go together: a model is built from both")
     if request.config is None:
         return None
@@ -119,14 +122,8 @@ def make_detector(
         return None
     settings, data = experiment
     drawn = dataset.index
-    seen_by_model = NuScenesDataset(
-        open_index(dataset.root, drawn.version, request.index_dir, data.ref),
-        root=dataset.root,
-        rows=dataset.row_numbers,
-        cameras=data.cameras,
-        image_size=data.image_size,
-        cut_top=data.cut_top,
-    )
+    seen = open_index(dataset.root, drawn.version, request.index_dir, data.ref)
+    seen_by_model = replace(data, root=dataset.root).dataset(seen, dataset.row_numbers)
     return model_detector(
         load_model(settings, request.checkpoint),
         settings.system.postprocess,
@@ -147,6 +144,11 @@ def make_pictures(request: PictureRequest) -> SamplePictures:
     version = request.version or (data.version if data is not None else "v1.0-mini")
     index = open_index(root, version, request.index_dir)
     rows = choose_rows(request, index, data.evaluation_split if data is not None else None)
+    if request.augmented:
+        return SamplePictures(
+            dataset=augmented_samples(request, data, index, rows),
+            style=PictureStyle(camera_width=request.camera_width),
+        )
     height, width = index.image_sizes[rows].max((0, 1)).tolist()
     dataset = NuScenesDataset(
         index, root=root, rows=rows, cameras=index.channels, image_size=(int(height), int(width))
@@ -158,6 +160,16 @@ def make_pictures(request: PictureRequest) -> SamplePictures:
         with_queries=request.queries,
         style=PictureStyle(camera_width=request.camera_width),
     )
+
+
+def augmented_samples(
+    request: PictureRequest, data: NuScenesConfig | None, index: NuScenesIndex, rows: np.ndarray
+) -> NuScenesDataset:
+    """The chosen samples as training sees them in its first epoch."""
+    if data is None or request.checkpoint is not None:
+        raise UserError("--augmented needs --config, whose training it shows, and no --checkpoint")
+    settings = replace(data, root=request.root or data.root, previous=None)
+    return settings.dataset(index, rows, training=True)
 
 
 def spread(rows: np.ndarray, count: int | None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 
@@ -9,7 +10,10 @@ from detr2d.structures import FeaturePyramid
 
 
 class StridedLevels(ExtraFPNBlock):
-    """Coarser levels by stride-2 3 x 3 convolutions of the last output (mmdet: "on_output")."""
+    """Coarser levels by stride-2 3 x 3 convolutions of the last output (mmdet: "on_output").
+
+    The second and later ones see it behind a ReLU, as the released detectors' do.
+    """
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
@@ -21,8 +25,9 @@ class StridedLevels(ExtraFPNBlock):
         self, results: list[Tensor], x: list[Tensor], names: list[str]
     ) -> tuple[list[Tensor], list[str]]:
         """Append the coarser maps to ``results`` and their names to ``names``."""
-        for conv in self.convs:
-            results = [*results, conv(results[-1])]
+        for extra, conv in enumerate(self.convs):
+            last = F.relu(results[-1]) if extra else results[-1]
+            results = [*results, conv(last)]
             names = [*names, f"extra{len(names)}"]
         return results, names
 
@@ -40,3 +45,27 @@ class FPN(nn.Module):
         """Maps (N, C, H_i, W_i) of one width C, finest first."""
         named = {str(level): feature for level, feature in enumerate(features)}
         return FeaturePyramid(tuple(self.pyramid(named).values()))
+
+
+class CPFPN(nn.Module):
+    """Feature pyramid with an output convolution on the finest level only (PETR, released code).
+
+    Coarser levels are the bare lateral maps; of PETR's, only the finest is used.
+    """
+
+    def __init__(self, in_channels: tuple[int, ...], channels: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(size, channels, 1) for size in in_channels)
+        self.output = nn.Conv2d(channels, channels, 3, padding=1)
+        self.num_levels = len(in_channels)
+        for conv in (*self.laterals, self.output):
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: FeaturePyramid) -> FeaturePyramid:
+        """Maps (N, C, H_i, W_i) of one width C, finest first."""
+        maps = [lateral(level) for lateral, level in zip(self.laterals, features, strict=True)]
+        for finer in range(len(maps) - 2, -1, -1):
+            upsampled = F.interpolate(maps[finer + 1], maps[finer].shape[-2:], mode="nearest")
+            maps[finer] = maps[finer] + upsampled
+        return FeaturePyramid((self.output(maps[0]), *maps[1:]))

@@ -1,15 +1,22 @@
-"""Residual networks with torchvision's structure and key names, any depth and width."""
+"""Residual networks with torchvision's key names, any depth and width, in its or caffe's layout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
+from detr2d.backbones.bottleneck import (
+    CaffeBottleneck,
+    deformable_convolution,
+    plain_convolution,
+)
+from detr2d.backbones.deformable_conv import ModulatedDeformConv2d
 from detr2d.structures import FeaturePyramid
 
 NormLayer = Callable[[int], nn.Module]
@@ -27,9 +34,11 @@ class ResNet(nn.Module):
     """ResNet (He et al., CVPR 2016) that returns the outputs of chosen stages.
 
     ``widths`` are the base widths of the four stages at strides 4, 8, 16, 32 (64, 128, 256, 512 in
-    the paper); with bottleneck blocks the outputs have four times as many channels. The stride sits
-    on the 3 x 3 convolution of a bottleneck, as in torchvision. ``out_stages`` counts from 1.
-    ``dilate_last`` gives the last stage stride 16 and dilation 2 (DC5; bottleneck blocks only).
+    the paper); with bottleneck blocks the outputs have four times as many channels. ``layout`` puts
+    the stride of a bottleneck on the 3 x 3 (torchvision) or the first 1 x 1 convolution (caffe).
+    ``out_stages`` counts from 1. ``dilate_last`` gives the last stage stride 16 and dilation 2
+    (DC5; torchvision's bottlenecks only); ``deformable_stages`` have deformable 3 x 3 convolutions
+    (DCNv2; caffe's only).
     """
 
     def __init__(
@@ -40,6 +49,8 @@ class ResNet(nn.Module):
         out_stages: tuple[int, ...] = (1, 2, 3, 4),
         norm: NormLayer = FrozenBatchNorm2d,
         dilate_last: bool = False,
+        layout: Literal["torchvision", "caffe"] = "torchvision",
+        deformable_stages: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         if depth not in BLOCKS:
@@ -47,6 +58,10 @@ class ResNet(nn.Module):
         block, repeats = BLOCKS[depth]
         if dilate_last and block is BasicBlock:
             raise ValueError(f"ResNet-{depth} cannot be dilated: it has no bottleneck blocks")
+        if layout == "caffe" and (block is BasicBlock or dilate_last):
+            raise ValueError("the caffe layout is for undilated bottlenecks (depth 50 or 101)")
+        if deformable_stages and layout != "caffe":
+            raise ValueError(f"deformable stages {deformable_stages} need the caffe layout")
         self.out_stages = tuple(out_stages)
         self.out_channels = tuple(widths[stage - 1] * block.expansion for stage in out_stages)
         self.conv1 = nn.Conv2d(3, widths[0], 7, stride=2, padding=3, bias=False)
@@ -57,12 +72,23 @@ class ResNet(nn.Module):
         for stage, (width, repeat) in enumerate(zip(widths, repeats, strict=True), start=1):
             dilation = 2 if dilate_last and stage == 4 else 1
             stride = 1 if stage == 1 or dilation == 2 else 2
-            layers = _stage(block, channels, width, repeat, stride, norm, dilation=dilation)
+            make: Callable[..., nn.Module] = block
+            if layout == "caffe":
+                spatial = (
+                    deformable_convolution if stage in deformable_stages else plain_convolution
+                )
+                make = partial(CaffeBottleneck, spatial=spatial)
+            after = width * block.expansion
+            options = {"dilation": 2} if dilation == 2 else {}
+            layers = _stage(make, channels, width, after, repeat, stride, norm, options)
             self.add_module(f"layer{stage}", layers)
-            channels = width * block.expansion
+            channels = after
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.modules():
+            if isinstance(module, ModulatedDeformConv2d):
+                module.start_in_place()
 
     def forward(self, images: Tensor) -> FeaturePyramid:
         """Features (N, C_s, H / stride, W / stride) of the chosen stages of images (N, 3, H, W)."""
@@ -76,25 +102,23 @@ class ResNet(nn.Module):
 
 
 def _stage(
-    block: type[BasicBlock | Bottleneck],
+    block: Callable[..., nn.Module],
     channels: int,
     width: int,
+    out_channels: int,
     repeat: int,
     stride: int,
     norm: NormLayer,
-    *,
-    dilation: int,
+    options: dict[str, Any],
 ) -> nn.Sequential:
-    """Residual blocks of one stage; as in torchvision, the first block is never dilated."""
-    out_channels = width * block.expansion
+    """Residual blocks of one stage; ``options`` (dilation) are for all but the first, as in
+    torchvision."""
     shortcut = None
     if stride != 1 or channels != out_channels:
         projection = nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False)
         shortcut = nn.Sequential(projection, norm(out_channels))
     blocks = [block(channels, width, stride, shortcut, norm_layer=norm)]
-    blocks += [
-        block(out_channels, width, norm_layer=norm, dilation=dilation) for _ in range(repeat - 1)
-    ]
+    blocks += [block(out_channels, width, norm_layer=norm, **options) for _ in range(repeat - 1)]
     return nn.Sequential(*blocks)
 
 
@@ -112,6 +136,10 @@ class ResNetConfig:
     """Batch norm with frozen statistics and scale (pretrained), or trained (from scratch)."""
     dilate_last: bool = False
     """Dilate the last stage instead of striding (DC5): twice the resolution, bottlenecks only."""
+    layout: Literal["torchvision", "caffe"] = "torchvision"
+    """Stride on a bottleneck's 3 x 3 convolution, or on its first 1 x 1 one (caffe weights)."""
+    deformable_stages: tuple[int, ...] = ()
+    """Stages whose 3 x 3 convolutions are deformable (DCNv2); caffe layout only."""
     frozen_stages: int = 0
     """Leave conv1 and the first so many stages untrained; 1 for pretrained weights in DETR."""
 
@@ -124,6 +152,8 @@ class ResNetConfig:
             out_stages=self.out_stages,
             norm=norm,
             dilate_last=self.dilate_last,
+            layout=self.layout,
+            deformable_stages=self.deformable_stages,
         )
         freeze_stages(backbone, self.frozen_stages)
         return backbone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detr2d.checkpoints.rename import Table, convert, rename
-from detr2d.config import SystemConfig
+from detr2d.config import Criterion, SystemConfig
 from detr2d.criterion import SetCriterion, cardinality_error, class_error
 from detr2d.images import NormalizeImages
 from detr2d.parity.fixtures import Case, Fixture, Section
@@ -58,7 +58,7 @@ class Subject:
 class Run:
     """One run of a case: inputs, predictions, losses, gradients, module outputs."""
 
-    batch: ImageBatch
+    batch: Any
     predictions: Predictions
     losses: dict[str, Tensor]
     gradients: dict[str, float]
@@ -106,14 +106,21 @@ def make_batch(subject: Subject, case: Case) -> ImageBatch:
 
 def run_case(subject: Subject, batch: ImageBatch) -> Run:
     """Forward, losses and backward in float32, keeping the output of every module."""
+    return run_model(subject.model, subject.criterion, batch)
+
+
+def run_model(
+    model: nn.Module, criterion: Criterion, batch: Any, keep: Container[str] | None = None
+) -> Run:
+    """Forward, losses and backward, keeping the outputs of the modules in ``keep``, or of all."""
     captured: dict[str, Any] = {}
-    model = subject.model
     model.zero_grad(set_to_none=True)
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            hooks.enter_context(_capture(module, name, captured))
+            if keep is None or name in keep:
+                hooks.enter_context(_capture(module, name, captured))
         predictions = model(batch)
-    losses = subject.criterion(predictions, targets_of(batch))
+    losses = criterion(predictions, targets_of(batch))
     torch.stack(list(losses.values())).sum().backward()
     gradients = {
         name: float(p.grad.double().norm())
@@ -139,7 +146,7 @@ def _capture(module: nn.Module, name: str, captured: dict[str, Any]) -> Any:
     return module.register_forward_hook(keep)
 
 
-def targets_of(batch: ImageBatch) -> tuple[Targets, ...]:
+def targets_of(batch: Any) -> tuple[Targets, ...]:
     """The batch's targets. Raises ValueError if there are none."""
     if batch.targets is None:
         raise ValueError("a parity case needs targets")

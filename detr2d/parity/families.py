@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from detr2d.parity.detr import check_detr
@@ -10,29 +10,37 @@ from detr2d.parity.fixtures import Fixture, Section, read_fixture
 from detr2d.parity.ledger import Line
 from detr2d.parity.ops import check_ops
 
-FAMILIES: dict[str, Callable[[Fixture], Iterator[Section]]] = {
+Families = Mapping[str, Callable[[Fixture], Iterator[Section]]]
+FAMILIES: Families = {
     "detr_": check_detr,
 }
 
 
-def check_directory(folder: Path, fill: Path | None = None) -> Iterator[Section]:
-    """Compare one directory; whatever cannot be read or built is a failure too."""
+def check_directory(
+    folder: Path, fill: Path | None = None, families: Families = FAMILIES
+) -> Iterator[Section]:
+    """Compare one directory; whatever cannot be read or built is a failure too.
+
+    ``families`` says by the start of a variant's name which comparison serves it.
+    """
     try:
         if sorted(folder.glob("ops_*.npz")):
             yield from check_ops(folder)
         else:
             fixture = read_fixture(folder, fill)
-            yield from family_of(fixture)(fixture)
+            yield from family_of(fixture, families)(fixture)
     except Exception as error:  # a broken directory is a verdict on it, the next one is still read
         reason = f"{type(error).__name__}: {error}"
         yield Section("directory", [Line(str(folder), "FAIL", note=reason)])
 
 
-def family_of(fixture: Fixture) -> Callable[[Fixture], Iterator[Section]]:
+def family_of(
+    fixture: Fixture, families: Families = FAMILIES
+) -> Callable[[Fixture], Iterator[Section]]:
     """The comparison for a variant. Raises ValueError if there is none."""
-    for prefix, check in FAMILIES.items():
+    for prefix, check in families.items():
         if fixture.variant.startswith(prefix):
             return check
     raise ValueError(
-        f"variant {fixture.variant!r} belongs to no known family: {', '.join(FAMILIES)}"
+        f"variant {fixture.variant!r} belongs to no known family: {', '.join(families)}"
     )

@@ -89,8 +89,13 @@ def read_fixture(folder: Path, fill: Path | None = None) -> Fixture:
         folder,
         read_json(folder / "manifest.json"),
         read_json(folder / "config.json"),
-        runpy.run_path(str(fill or find_recipe(folder))),
+        read_recipe(fill or find_recipe(folder)),
     )
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The names that a recipe of weights and inputs binds; it is Python that is run."""
+    return runpy.run_path(str(path))
 
 
 def find_recipe(folder: Path) -> Path:
@@ -103,13 +108,16 @@ def find_recipe(folder: Path) -> Path:
 
 def read_case(folder: Path, name: str) -> Case:
     """Read ``name``.npz and ``name``.json. Raises ValueError if one is broken."""
-    path = folder / f"{name}.npz"
+    return Case(name, read_arrays(folder / f"{name}.npz"), read_json(folder / f"{name}.json"))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. Raises ValueError with its name if it is broken."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            return {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    return Case(name, arrays, read_json(folder / f"{name}.json"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Ledger:
         return [key for key in self.official if re.fullmatch(pattern, key)]
 
     def close(
-        self, key: str, ours: Any, *, atol: float = 0.0, rtol: float = 0.0, note: str = ""
+        self, key: str, ours: Any, *, atol: Any = 0.0, rtol: float = 0.0, note: str = ""
     ) -> None:
         """Compare an array or number: each difference at most ``atol`` + ``rtol`` · |official|."""
         self.judge(key, lambda: compare(key, ours, self.take(key), atol=atol, rtol=rtol, note=note))
@@ -83,9 +83,12 @@ class Ledger:
 
 
 def compare(
-    quantity: str, ours: Any, official: Any, *, atol: float, rtol: float = 0.0, note: str = ""
+    quantity: str, ours: Any, official: Any, *, atol: Any, rtol: float = 0.0, note: str = ""
 ) -> Line:
-    """Line on numbers of any shape; the largest relative difference is among sizeable entries."""
+    """Line on numbers of any shape; the largest relative difference is among sizeable entries.
+
+    ``atol`` is one number, or an array that broadcasts to the official one.
+    """
     ours, official = _array(ours), _array(official)
     if ours.shape != official.shape:
         return Line(quantity, "FAIL", note=f"shape {ours.shape}, official {official.shape}")
@@ -94,7 +97,7 @@ def compare(
     difference, size = np.abs(ours - official), np.abs(official)
     relative = difference / np.maximum(size, 1e-3 * size.max() + 1e-30)
     fits = bool((difference <= atol + rtol * size).all())  # False for NaN
-    note = note if fits else f"{note} allowed {atol:.1e} + {rtol:.1e} rel".strip()
+    note = note if fits else f"{note} allowed {np.max(atol):.1e} + {rtol:.1e} rel".strip()
     verdict: Literal["ok", "FAIL"] = "ok" if fits else "FAIL"
     return Line(quantity, verdict, float(difference.max()), float(relative.max()), note)
 

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import torch
 
-from detr2d.images import NormalizeImages, StandardizeImages, resize_padding
+from detr2d.images import (
+    CAFFE_BGR,
+    IMAGENET_RGB,
+    VOVNET_BGR,
+    NormalizeImages,
+    StandardizeImages,
+    resize_padding,
+)
 
 
 def test_mean_becomes_zero_and_padding_is_zero() -> None:
@@ -43,3 +50,12 @@ def test_padding_shrinks_by_nearest_pixel() -> None:
     padding[:, :3, :4] = False
     found = resize_padding(padding, 2, 3)
     assert found.tolist() == [[[False, False, True], [False, False, True]]]
+
+
+def test_published_normalisations_name_their_channel_order() -> None:
+    grey = torch.tensor([124, 116, 104], dtype=torch.uint8).view(1, 3, 1, 1)  # RGB
+    size = torch.tensor([[1.0, 1.0]])
+    assert IMAGENET_RGB.build()(grey, size).abs().max() < 0.01
+    for normalization in (CAFFE_BGR, VOVNET_BGR):
+        assert normalization.build()(grey, size).abs().max() < 0.5
+        assert normalization.build()(grey.flip(1), size).abs().max() > 0.3

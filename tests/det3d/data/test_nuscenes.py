@@ -302,22 +302,6 @@ def test_the_real_frame_agrees_with_an_independent_source(tmp_path: Path) -> Non
         assert error < 1e-3, f"{channel}: {error} px"
 
 
-def test_rows_cut_off_the_top_take_their_content_and_the_calibration_with_them(
-    root: Path, dataset: NuScenesDataset, tmp_path: Path
-) -> None:
-    whole, cut = dataset[0], config(root, tmp_path, cut_top=15).evaluation_set()[0]
-    assert torch.equal(cut.images, whole.images[..., 15:, :])
-    assert cut.rig.image_sizes[0, 0].tolist() == [30, 80]
-    points = whole.targets[0].boxes[None, :, :3]
-    before, after = whole.rig.project(points), cut.rig.project(points)
-    shift = (before.pixels - after.pixels)[before.depth > 1]
-    assert len(shift) > 3
-    torch.testing.assert_close(shift[..., 1], torch.full_like(shift[..., 1], 15), atol=1e-2, rtol=0)
-    assert shift[..., 0].abs().max() < 1e-2
-    with pytest.raises(ValueError, match="cannot cut 45 rows off images of 45 rows"):
-        config(root, tmp_path, cut_top=45).evaluation_set()
-
-
 def test_training_may_use_another_database_than_evaluation(root: Path, tmp_path: Path) -> None:
     other = write_tiny_nuscenes(tmp_path / "other")
     data = config(root, tmp_path, training_root=other, training_version=VERSION)

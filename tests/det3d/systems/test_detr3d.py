@@ -10,6 +10,7 @@ from det3d.monocular import MonocularConfig
 from det3d.structures import SceneBatch
 from det3d.systems.detr3d import DETR3D, DETR3DConfig, ring_anchors
 from detr2d.backbones.resnet import ResNetConfig
+from detr2d.images import Standardization
 from tests.helpers.rigs import random_scene, ring_rig
 
 CLASSES = tuple(f"class{index}" for index in range(10))
@@ -25,7 +26,7 @@ SMALL = DETR3DConfig(
     rig="free",
 )
 FROM_SCRATCH = replace(
-    SMALL, centre_step=0.25, images="standardized", monocular=MonocularConfig(num_queries=8)
+    SMALL, centre_step=0.25, images=Standardization(), monocular=MonocularConfig(num_queries=8)
 )
 BOTH = pytest.mark.parametrize("config", [SMALL, FROM_SCRATCH], ids=["plain", "from scratch"])
 

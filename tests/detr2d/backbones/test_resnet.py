@@ -5,8 +5,9 @@ import torch
 import torchvision
 from torch import nn
 
-from detr2d.backbones.necks import FPN
+from detr2d.backbones.necks import CPFPN, FPN
 from detr2d.backbones.resnet import ResNet, ResNetConfig
+from detr2d.structures import FeaturePyramid
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -72,3 +73,43 @@ def test_frozen_stages_are_not_trained(count: int, frozen: set[str]) -> None:
 def test_more_frozen_stages_than_there_are_are_refused() -> None:
     with pytest.raises(ValueError, match=r"0\.\.4, got 5"):
         ResNetConfig(depth=18, frozen_stages=5).build()
+
+
+def test_caffe_layout_strides_the_first_convolution() -> None:
+    backbone = ResNetConfig(depth=50, widths=(4, 4, 8, 8), layout="caffe", out_stages=(4,)).build()
+    block = backbone.get_submodule("layer2.0")
+    assert block.conv1.stride == (2, 2) and block.conv2.stride == (1, 1)
+    assert backbone(torch.rand(1, 3, 64, 96)).maps[0].shape == (1, 32, 2, 3)
+
+
+def test_caffe_layout_equals_torchvision_where_nothing_is_strided() -> None:
+    caffe = ResNet(50, widths=(4, 4, 4, 4), out_stages=(1,), layout="caffe")
+    plain = ResNet(50, widths=(4, 4, 4, 4), out_stages=(1,))
+    plain.load_state_dict(caffe.state_dict())
+    images = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(caffe(images).maps[0], plain(images).maps[0])
+
+
+def test_deformable_stages_have_deformable_convolutions() -> None:
+    backbone = ResNet(50, widths=(4, 4, 4, 4), layout="caffe", deformable_stages=(3, 4))
+    deformable = {n.split(".")[0] for n, _ in backbone.named_modules() if n.endswith("conv_offset")}
+    assert deformable == {"layer3", "layer4"}
+    assert len(backbone(torch.rand(1, 3, 64, 64)).maps) == 4
+
+
+@pytest.mark.parametrize(
+    "options", [{"depth": 18, "layout": "caffe"}, {"depth": 50, "deformable_stages": (3,)}]
+)
+def test_layouts_that_do_not_exist_are_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match="caffe layout"):
+        ResNetConfig(**options).build()
+
+
+def test_cpfpn_mixes_coarse_levels_into_the_finest() -> None:
+    neck = CPFPN((3, 5), 4)
+    fine, coarse = torch.randn(1, 3, 5, 6), torch.randn(1, 5, 3, 3)
+    maps = neck(FeaturePyramid((fine, coarse))).maps
+    assert [tuple(m.shape) for m in maps] == [(1, 4, 5, 6), (1, 4, 3, 3)]
+    torch.testing.assert_close(maps[1], neck.laterals[1](coarse))
+    other = neck(FeaturePyramid((fine, coarse + 1))).maps
+    assert not torch.equal(other[0], maps[0])

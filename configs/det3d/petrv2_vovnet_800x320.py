@@ -1,0 +1,36 @@
+r"""PETRv2: VoVNet-99, stride 16, 800 x 320, two frames. Liu et al., ICCV 2023.
+
+Published on nuScenes val (authors' README): mAP 0.410, NDS 0.503; 24 epochs without CBGS, with
+sweeps between key frames as the earlier frame (here: earlier key frames).
+Official weights: petrv2_vovnet_gridmask_p4_800x320.pth (README row PETRv2-vov-p4-800x320)
+
+Convert: python tools/convert_checkpoint.py configs/det3d/petrv2_vovnet_800x320.py \
+    petrv2_vovnet_gridmask_p4_800x320.pth petrv2_vovnet_800x320.safetensors
+Run:     python tools/evaluate.py configs/det3d/petrv2_vovnet_800x320.py \
+    petrv2_vovnet_800x320.safetensors
+Train:   torchrun --nproc-per-node 8 tools/train.py configs/det3d/petrv2_vovnet_800x320.py
+"""
+
+from pathlib import Path
+
+from det3d.data.appearance import GridMask
+from det3d.data.framing import ResizeCropFlip
+from det3d.data.history import PreviousKeyFrame
+from det3d.data.nuscenes import NuScenesConfig
+from det3d.data.transforms import RegionFilter, WorldRotation, WorldScale
+from det3d.systems.petrv2 import PETRv2Config
+from detr2d.config import Experiment, TrainConfig
+
+experiment = Experiment(
+    system=PETRv2Config(),
+    data=NuScenesConfig(
+        root=Path("data/nuscenes"),
+        image_size=(320, 800),
+        framing=ResizeCropFlip(zoom=(0.94, 1.25)),
+        size_divisor=32,
+        previous=PreviousKeyFrame(),
+        augmentations=(RegionFilter(), WorldRotation(), WorldScale(), GridMask()),
+    ),
+    train=TrainConfig(epochs=24, lr=2e-4, backbone_lr_factor=0.1, precision="bfloat16"),
+    work_dir=Path("outputs/petrv2_vovnet_800x320"),
+)
