@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
+from detr2d.backbones.folded import FoldedResNet, fold_resnet
 from detr2d.structures import FeaturePyramid
 
 NormLayer = Callable[[int], nn.Module]
@@ -73,6 +74,10 @@ class ResNet(nn.Module):
             if stage in self.out_stages:
                 outputs.append(features)
         return FeaturePyramid(tuple(outputs))
+
+    def folded(self) -> FoldedResNet:
+        """The same network for inference: no norms, fewer steps, no gradients."""
+        return fold_resnet(self)
 
 
 def _stage(
