@@ -15,7 +15,14 @@ from tqdm import tqdm
 
 from detr2d.backbones.folded import FoldedConvolution
 from detr2d.checkpoints.files import load_weights, read_origin
-from detr2d.config import Experiment, Report, UserError, describe_difference, to_json, user_errors
+from detr2d.config import (
+    Experiment,
+    OtherSystemError,
+    Report,
+    describe_difference,
+    to_json,
+    user_errors,
+)
 from detr2d.structures import Predictions, map_tensors
 
 
@@ -115,7 +122,7 @@ def evaluate(experiment: Experiment, checkpoint: Path, output_dir: Path | None =
 def load_model(experiment: Experiment, checkpoint: Path) -> nn.Module:
     """The experiment's model with exported weights, in evaluation mode on the CPU.
 
-    Raises UserError that lists every setting of the system that differs from the checkpoint's.
+    Raises OtherSystemError that lists every setting that differs from the checkpoint's.
     """
     origin = read_origin(checkpoint)
     different = describe_difference(
@@ -124,7 +131,9 @@ def load_model(experiment: Experiment, checkpoint: Path) -> nn.Module:
         list(origin.classes), list(experiment.data.class_names()), "class names"
     )
     if different:
-        raise UserError(f"{checkpoint} was trained with other settings: " + "; ".join(different))
+        raise OtherSystemError(
+            f"{checkpoint} was trained with other settings: " + "; ".join(different)
+        )
     model = experiment.system.build(origin.classes)
     load_weights(model, checkpoint)
     return model.eval()

@@ -21,6 +21,7 @@ from detr2d.data.panoptic_files import encode_segment_map
 from detr2d.data.transforms import Resolution, prepare_image
 from detr2d.evaluation.coco import encode_masks, write_json
 from detr2d.inference import load_model, prepare_inference
+from detr2d.results import Finder
 from detr2d.structures import Detections, ImageBatch, Predictions
 from detr2d.visualize import draw_detections, draw_segments, draw_targets
 
@@ -144,12 +145,13 @@ def write_pictures(
     items: Sequence[int],
     output_dir: Path,
     *,
-    detector: Detector | None = None,
+    detector: Finder | None = None,
     score: float = 0.5,
 ) -> list[Path]:
     """Pictures of evaluation images: what is annotated, and beside it what a detector finds.
 
-    ``items`` are positions in the evaluation set. Returns the paths of the PNG files, named by
+    ``items`` are positions in the evaluation set; a ``detector`` can also be a result file, see
+    ``detr2d.results``. Returns the paths of the PNG files, named by
     image id.
     """
     dataset, classes = data.evaluation_set(), data.class_names()
