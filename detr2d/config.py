@@ -146,6 +146,8 @@ class TrainConfig:
     """Data loading processes per training process."""
     start_from: Path | None = None
     """Exported weights to start from; made for other classes, their class head starts anew."""
+    only: tuple[str, ...] = ()
+    """Parts of the model to train, such as mask_head; the others stay as they are. All if empty."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
     log_every: int = 20
@@ -186,6 +188,10 @@ class Experiment:
 
 class UserError(Exception):
     """A mistake that its message explains completely: tools show it as one line."""
+
+
+class OtherSystemError(UserError):
+    """Weights were made with other settings of the system, or for other classes."""
 
 
 @contextlib.contextmanager

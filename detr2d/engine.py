@@ -38,7 +38,7 @@ from detr2d.config import (
 )
 from detr2d.inference import join_processes, with_precision
 from detr2d.log import RunLog, Window
-from detr2d.optim import Schedule, average_weights, build_optimizer
+from detr2d.optim import Schedule, average_weights, build_optimizer, train_only
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -129,8 +129,9 @@ class Training:
         with user_errors():
             self.bare_model = experiment.system.build(classes).to(device).train()
             self.criterion = experiment.system.build_criterion(classes)
+            train_only(self.bare_model, train.only)
             if train.start_from:
-                said = start_from(self.bare_model, train.start_from, classes)
+                said = start_from(self.bare_model, train.start_from, classes, new=train.only)
                 self.accelerator.print(said)
         if isinstance(self.criterion, nn.Module):
             self.criterion.to(device)

@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from detr2d.backbones.folded import FoldedConvolution
 from detr2d.checkpoints.files import load_weights, read_origin
-from detr2d.config import Experiment, Report, UserError, describe_difference, to_json, user_errors
+from detr2d.config import (
+    Experiment,
+    OtherSystemError,
+    Report,
+    describe_difference,
+    to_json,
+    user_errors,
+)
 from detr2d.structures import Predictions, map_tensors
 
 
@@ -41,6 +49,32 @@ def with_precision(
         return map_tensors(predictions, _to_float32)
 
     return predict
+
+
+def prepare_inference(
+    model: nn.Module, precision: str, device: torch.device
+) -> Callable[[Any], Predictions]:
+    """``with_precision`` of a model that is only to predict: the same function, made fast.
+
+    Changes ``model`` for good: parts that know a form for inference (``folded()``) take it, and
+    with bfloat16 the weights that autocast would round in every pass are rounded once. Call the
+    returned function, not the model, and without gradients.
+    """
+    model.eval().requires_grad_(False)
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "folded"):
+            model.set_submodule(name, module.folded())
+    if precision == "bfloat16":
+        round_weights(model)
+    return with_precision(model, precision, device)
+
+
+def round_weights(model: nn.Module) -> None:
+    """Keep what autocast rounds to bfloat16 (of linear maps, convolutions, attention) rounded."""
+    rounded = (nn.Linear, nn.Conv2d, nn.MultiheadAttention, FoldedConvolution)
+    for module in model.modules():
+        if isinstance(module, rounded):
+            module.to(torch.bfloat16)
 
 
 def _to_float32(tensor: Tensor) -> Tensor:
@@ -70,7 +104,7 @@ def evaluate(experiment: Experiment, checkpoint: Path, output_dir: Path | None =
         collate_fn=experiment.data.collate,
         pin_memory=accelerator.device.type == "cuda",
     )
-    predict = with_precision(model, train.precision, accelerator.device)
+    predict = prepare_inference(model, train.precision, accelerator.device)
     results: dict[str, Any] = {}
     main = accelerator.is_main_process
     for batch in tqdm(loader, "evaluate", disable=not main, unit="batch", dynamic_ncols=True):
@@ -88,7 +122,7 @@ def evaluate(experiment: Experiment, checkpoint: Path, output_dir: Path | None =
 def load_model(experiment: Experiment, checkpoint: Path) -> nn.Module:
     """The experiment's model with exported weights, in evaluation mode on the CPU.
 
-    Raises UserError that lists every setting of the system that differs from the checkpoint's.
+    Raises OtherSystemError that lists every setting that differs from the checkpoint's.
     """
     origin = read_origin(checkpoint)
     different = describe_difference(
@@ -97,7 +131,9 @@ def load_model(experiment: Experiment, checkpoint: Path) -> nn.Module:
         list(origin.classes), list(experiment.data.class_names()), "class names"
     )
     if different:
-        raise UserError(f"{checkpoint} was trained with other settings: " + "; ".join(different))
+        raise OtherSystemError(
+            f"{checkpoint} was trained with other settings: " + "; ".join(different)
+        )
     model = experiment.system.build(origin.classes)
     load_weights(model, checkpoint)
     return model.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,21 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimiz
                 group["use_fallback"] = True  # timm's word for AdamW
         return Muon(groups, lr=train.lr, nesterov=True)
     return torch.optim.AdamW(groups, lr=train.lr, fused=True)
+
+
+def train_only(model: nn.Module, parts: Sequence[str]) -> None:
+    """Freeze everything but ``parts`` (names of submodules); nothing is frozen if there are none.
+
+    What was frozen before stays so. Raises ValueError for a part that the model does not have.
+    """
+    known = {name for name, _ in model.named_modules()}
+    unknown = [part for part in parts if part not in known]
+    if unknown:
+        choices = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"train.only: the model has no {unknown[0]}; its parts are {choices}")
+    for name, parameter in model.named_parameters():
+        if parts and not name.startswith(tuple(f"{part}." for part in parts)):
+            parameter.requires_grad_(False)
 
 
 @dataclass(frozen=True)

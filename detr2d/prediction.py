@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.io import write_png
 from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as move
@@ -20,8 +20,9 @@ from detr2d.data.panoptic import CocoPanopticConfig
 from detr2d.data.panoptic_files import encode_segment_map
 from detr2d.data.transforms import Resolution, prepare_image
 from detr2d.evaluation.coco import encode_masks, write_json
-from detr2d.inference import load_model, with_precision
-from detr2d.structures import Detections, ImageBatch
+from detr2d.inference import load_model, prepare_inference
+from detr2d.results import Finder
+from detr2d.structures import Detections, ImageBatch, Predictions
 from detr2d.visualize import draw_detections, draw_segments, draw_targets
 
 RESULTS_FILE = "predictions.json"
@@ -29,17 +30,16 @@ RESULTS_FILE = "predictions.json"
 
 @dataclass(frozen=True)
 class Detector:
-    """A model in evaluation mode with everything that turns an image into detections."""
+    """A model as a function, with everything that turns an image into detections."""
 
     experiment: Experiment
-    model: nn.Module
+    predict: Callable[[Any], Predictions]
     device: torch.device
 
     @torch.inference_mode()
     def __call__(self, batch: ImageBatch, score: float) -> list[Detections]:
         """Detections of at least ``score`` in each image, best first, on the CPU."""
-        predict = with_precision(self.model, self.experiment.train.precision, self.device)
-        found = self.experiment.system.postprocess(predict(batch.to(self.device)))
+        found = self.experiment.system.postprocess(self.predict(batch.to(self.device)))
         return [best_first(image.to("cpu"), score) for image in found]
 
 
@@ -52,7 +52,10 @@ def best_first(found: Detections, score: float) -> Detections:
 def load_detector(experiment: Experiment, checkpoint: Path) -> Detector:
     """The experiment's model with exported weights, on the GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Detector(experiment, load_model(experiment, checkpoint).to(device), device)
+    model = load_model(experiment, checkpoint).to(device)
+    return Detector(
+        experiment, prepare_inference(model, experiment.train.precision, device), device
+    )
 
 
 def image_resolution(data: DataConfig) -> Resolution:
@@ -142,12 +145,13 @@ def write_pictures(
     items: Sequence[int],
     output_dir: Path,
     *,
-    detector: Detector | None = None,
+    detector: Finder | None = None,
     score: float = 0.5,
 ) -> list[Path]:
     """Pictures of evaluation images: what is annotated, and beside it what a detector finds.
 
-    ``items`` are positions in the evaluation set. Returns the paths of the PNG files, named by
+    ``items`` are positions in the evaluation set; a ``detector`` can also be a result file, see
+    ``detr2d.results``. Returns the paths of the PNG files, named by
     image id.
     """
     dataset, classes = data.evaluation_set(), data.class_names()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tyro
 
+from detr2d.checkpoints.convert import naming_fitting_configs
 from detr2d.config import one_line_errors, parse_command
 from detr2d.inference import evaluate, finish
 
@@ -32,7 +33,8 @@ def main() -> None:
         options = Options(checkpoint=tyro.MISSING)
         experiment, options = parse_command(sys.argv[1:], options, __doc__ or "")
         output_dir = options.output_dir or experiment.work_dir / "evaluation"
-        report = evaluate(experiment, options.checkpoint, output_dir)
+        with naming_fitting_configs(Path(sys.argv[1]), options.checkpoint):
+            report = evaluate(experiment, options.checkpoint, output_dir)
     finish(f"{report.table}\nfiles: {output_dir}")
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from detr2d.checkpoints.convert import naming_fitting_configs
 from detr2d.config import one_line_errors, parse_command, user_errors
 from detr2d.prediction import image_resolution, load_detector, predict_files
 
@@ -35,7 +36,8 @@ def main() -> None:
     with one_line_errors():
         options = Options(checkpoint=tyro.MISSING, images=tyro.MISSING)
         experiment, options = parse_command(sys.argv[1:], options, __doc__ or "")
-        with user_errors():
+        naming = naming_fitting_configs(Path(sys.argv[1]), options.checkpoint)
+        with user_errors(), naming:
             image_resolution(experiment.data)
             detector = load_detector(experiment, options.checkpoint)
             paths = predict_files(detector, options.images, options.output_dir, score=options.score)

@@ -6,6 +6,7 @@ python tools/visualize.py --root data/nuscenes --results outputs/run/evaluation/
 python tools/visualize.py --config configs/toy/detr3d.py --checkpoint outputs/toy/model.safetensors
 python tools/visualize.py --root data/nuscenes --scene scene-0103 --video
 python tools/visualize.py --config configs/detr2d/detr_r50.py --checkpoint detr_r50.safetensors
+python tools/visualize.py --config configs/detr2d/detr_r50.py --results evaluation/results_bbox.json
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ CLASS_RANGES = {  # metres around the ego vehicle within which a class is judged
     "car": 50, "truck": 50, "construction_vehicle": 50, "bus": 50, "trailer": 50,
     "barrier": 30, "motorcycle": 40, "bicycle": 40, "pedestrian": 40, "traffic_cone": 30,
 }  # fmt: skip
+CLASS_REACH = torch.tensor([CLASS_RANGES[name] for name in DETECTION_CLASSES], dtype=torch.float64)
 ATTRIBUTES = {  # (moving, resting), as the released camera detectors assign them
     "car": ("vehicle.moving", "vehicle.parked"),
     "truck": ("vehicle.moving", "vehicle.parked"),
@@ -105,8 +107,33 @@ class NuScenesEvaluator:
         return Report(metrics=headline(summary), table="\n".join([table, *notes]))
 
 
-def result_boxes(index: NuScenesIndex, token: str, detections: Detections) -> list[ResultBox]:
-    """Detections in the ref frame of a sample as official boxes in the global frame."""
+@dataclass(frozen=True)
+class ResultArrays:
+    """Detections of one sample as the official evaluation judges them, in the global frame.
+
+    centres (N, 3) and sizes (N, 3) (width, length, height) in metres; rotations (N, 4) quaternions
+    w x y z; velocities (N, 2) in m/s; scores (N,); labels (N,); moving (N,) bool chooses the
+    attribute. All float64 but labels and moving.
+    """
+
+    centres: np.ndarray
+    sizes: np.ndarray
+    rotations: np.ndarray
+    velocities: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    moving: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def result_arrays(index: NuScenesIndex, token: str, detections: Detections) -> ResultArrays:
+    """Detections in the ref frame of a sample, in the global frame, best score first.
+
+    Boxes beyond the range of their class are dropped, then all but the best 500. Raises ValueError
+    for a box that is not finite.
+    """
     row = index.row(token)
     global_from_ego = torch.tensor(index.global_from_ego[row])
     ego_from_ref = torch.tensor(index.ego_from_ref[row])
@@ -123,25 +150,39 @@ def official_boxes(
     """
     boxes = detections.boxes.detach().cpu().double()
     scores = detections.scores.detach().cpu().double()
+    labels = detections.labels.detach().cpu()
     if not bool(boxes.isfinite().all() and scores.isfinite().all()):
         raise ValueError(f"sample {token} has detections that are not finite")
-    names = [DETECTION_CLASSES[label] for label in detections.labels.tolist()]
     distance = transform_points(ego_from_ref, boxes[:, :3])[:, :2].norm(dim=-1)
-    reach = torch.tensor([CLASS_RANGES[name] for name in names], dtype=torch.float64)
     best = scores.argsort(descending=True, stable=True)
-    keep = best[(distance <= reach)[best]][:MAX_BOXES]
+    keep = best[(distance <= CLASS_REACH[labels])[best]][:MAX_BOXES]
 
     global_from_ref = global_from_ego @ ego_from_ref
     moved = transform_boxes(global_from_ref, boxes[keep])
     moving = moved[:, 7:9].norm(dim=-1) > MOVING_SPEED
+    return ResultArrays(
+        centres=moved[:, :3].numpy(),
+        sizes=moved[:, [4, 3, 5]].numpy(),
+        rotations=box_quaternions(global_from_ref, boxes[keep, 6]),
+        velocities=moved[:, 7:9].numpy(),
+        scores=scores[keep].numpy(),
+        labels=labels[keep].numpy(),
+        moving=moving.numpy(),
+    )
+
+
+def result_boxes(index: NuScenesIndex, token: str, detections: Detections) -> list[ResultBox]:
+    """Detections in the ref frame of a sample as official boxes in the global frame."""
+    found = result_arrays(index, token, detections)
+    names = [DETECTION_CLASSES[label] for label in found.labels.tolist()]
     columns = (
-        keep.tolist(),
-        moved[:, :3].tolist(),
-        moved[:, [4, 3, 5]].tolist(),  # width, length, height
-        box_quaternions(global_from_ref, boxes[keep, 6]).tolist(),
-        moved[:, 7:9].tolist(),
-        scores[keep].tolist(),
-        moving.tolist(),
+        names,
+        found.centres.tolist(),
+        found.sizes.tolist(),
+        found.rotations.tolist(),
+        found.velocities.tolist(),
+        found.scores.tolist(),
+        found.moving.tolist(),
     )
     return [
         {
@@ -150,11 +191,11 @@ def official_boxes(
             "size": size,
             "rotation": rotation,
             "velocity": velocity,
-            "detection_name": names[i],
+            "detection_name": name,
             "detection_score": score,
-            "attribute_name": ATTRIBUTES[names[i]][0 if is_moving else 1],
+            "attribute_name": ATTRIBUTES[name][0 if is_moving else 1],
         }
-        for i, centre, size, rotation, velocity, score, is_moving in zip(*columns, strict=True)
+        for name, centre, size, rotation, velocity, score, is_moving in zip(*columns, strict=True)
     ]
 
 

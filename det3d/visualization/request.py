@@ -20,12 +20,14 @@ from det3d.visualization.detectors import (
     submission_detector,
 )
 from det3d.visualization.nuscenes import SamplePictures, write_pictures, write_scene_videos
+from detr2d.checkpoints.convert import naming_fitting_configs
 from detr2d.config import Experiment, UserError, load_experiment, user_errors
 from detr2d.data.coco import CocoConfig
 from detr2d.data.panoptic import CocoPanopticConfig
 from detr2d.inference import load_model
 from detr2d.prediction import load_detector
 from detr2d.prediction import write_pictures as write_image_pictures
+from detr2d.results import Finder, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class PictureRequest:
     count: int | None = None
     """Samples to draw, evenly spread; by default 4, or all for a video."""
     results: Path | None = None
-    """Official result file (submission JSON) with the detections to draw."""
+    """Official result file with the detections to draw: a nuScenes submission or COCO results."""
     config: Path | None = None
     """Config of a model to run; needs --checkpoint, except to look at a 2D config's data."""
     checkpoint: Path | None = None
@@ -195,7 +197,7 @@ def image_experiment(request: PictureRequest) -> Experiment | None:
     if not isinstance(experiment.data, CocoConfig | CocoPanopticConfig):
         return None
     usual = PictureRequest()
-    for name in ("version", "scene", "split", "results", "lidar", "video"):
+    for name in ("version", "scene", "split", "lidar", "video"):
         if getattr(request, name) != getattr(usual, name):
             raise UserError(f"--{name} means nothing for single images, as {request.config} has")
     root = request.root or experiment.data.root
@@ -210,9 +212,14 @@ def draw_images(request: PictureRequest, experiment: Experiment) -> list[Path]:
         if request.sample not in dataset.file.rows_by_token:
             raise UserError(f"no image {request.sample!r} in {dataset.file.path}")
         rows = np.array([dataset.file.rows_by_token[request.sample]])
-    detector = None
-    if request.checkpoint is not None:
-        detector = load_detector(experiment, request.checkpoint)
+    if request.results is not None and request.checkpoint is not None:
+        raise UserError("detections come from --results or from --checkpoint, not from both")
+    detector: Finder | None = None
+    if request.results is not None:
+        detector = read_results(request.results, dataset.label_map)
+    elif request.checkpoint is not None and request.config is not None:
+        with naming_fitting_configs(request.config, request.checkpoint):
+            detector = load_detector(experiment, request.checkpoint)
     return write_image_pictures(
         experiment.data, rows.tolist(), request.output_dir, detector=detector, score=request.score
     )

@@ -17,6 +17,7 @@ from detr2d.backbones.bottleneck import (
     plain_convolution,
 )
 from detr2d.backbones.deformable_conv import ModulatedDeformConv2d
+from detr2d.backbones.folded import FoldedResNet, fold_resnet
 from detr2d.structures import FeaturePyramid
 
 NormLayer = Callable[[int], nn.Module]
@@ -99,6 +100,10 @@ class ResNet(nn.Module):
             if stage in self.out_stages:
                 outputs.append(features)
         return FeaturePyramid(tuple(outputs))
+
+    def folded(self) -> FoldedResNet:
+        """The same network for inference: no norms, fewer steps, no gradients."""
+        return fold_resnet(self)
 
 
 def _stage(

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from detr2d.checkpoints.files import Origin, export_weights, load_weights, read_origin
+from detr2d.checkpoints.files import (
+    Origin,
+    export_weights,
+    load_weights,
+    read_origin,
+    weight_names,
+)
 from detr2d.checkpoints.official import read_official
 from detr2d.checkpoints.rename import MisfitError, convert
-from detr2d.config import Experiment, UserError, load_experiment, to_json, user_errors
+from detr2d.config import (
+    Experiment,
+    OtherSystemError,
+    UserError,
+    load_experiment,
+    to_json,
+    user_errors,
+)
 
 CLASS_HEADS = ("class_head.", "class_heads.")
 
@@ -87,18 +101,47 @@ def _fits(config: Path, shapes: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def start_from(model: nn.Module, path: Path, classes: tuple[str, ...]) -> str:
+def start_from(
+    model: nn.Module, path: Path, classes: tuple[str, ...], new: Sequence[str] = ()
+) -> str:
     """Load exported weights into ``model`` to train on; what was done, in words.
 
-    If the weights were made for other classes, the class head stays as initialised. Raises
-    ValueError if anything else does not fit.
+    If the weights were made for other classes, the class head stays as initialised, and so does
+    each part of the model in ``new`` that the file knows nothing of (a mask head for a detector).
+    Raises ValueError if anything else does not fit.
     """
-    known = read_origin(path).classes
-    if known == classes:
-        load_weights(model, path)
-        return f"starting from {path}"
-    load_weights(model, path, keep=CLASS_HEADS)
-    return (
-        f"starting from {path}, with a new class head: "
-        f"it knows {len(known)} classes, the data has {len(classes)} others"
-    )
+    known, names = read_origin(path).classes, weight_names(path)
+    fresh = tuple(f"{part}." for part in new)
+    fresh = tuple(part for part in fresh if not any(name.startswith(part) for name in names))
+    said = [f"starting from {path}"]
+    if fresh:
+        said.append("new: " + ", ".join(part.removesuffix(".") for part in fresh))
+    if known != classes:
+        fresh += CLASS_HEADS
+        said.append(
+            f"with a new class head: it knows {len(known)} classes, "
+            f"the data has {len(classes)} others"
+        )
+    load_weights(model, path, keep=fresh)
+    return ", ".join(said)
+
+
+@contextlib.contextmanager
+def naming_fitting_configs(config: Path, checkpoint: Path) -> Iterator[None]:
+    """Add to an ``OtherSystemError`` which configs beside ``config`` the weights were made with."""
+    try:
+        yield
+    except OtherSystemError as error:
+        origin = read_origin(checkpoint)
+        fitting = [path.name for path in sorted(config.parent.glob("*.py")) if _made(path, origin)]
+        hint = f"it fits {', '.join(fitting)}" if fitting else f"no config in {config.parent} fits"
+        raise UserError(f"{error}; {hint}") from error
+
+
+def _made(config: Path, origin: Origin) -> bool:
+    try:
+        experiment = load_experiment(config)
+        same_system = to_json(experiment.system) == origin.config.get("system")
+        return same_system and experiment.data.class_names() == origin.classes
+    except (UserError, ValueError, OSError):  # a broken config fits nothing
+        return False

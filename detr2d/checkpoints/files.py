@@ -116,6 +116,12 @@ def read_origin(path: Path) -> Origin:
     return _read_origin(metadata)
 
 
+def weight_names(path: Path) -> tuple[str, ...]:
+    """Names of the tensors in a file of exported weights."""
+    with _open_weights(path) as file:
+        return tuple(file.keys())
+
+
 def load_weights(model: nn.Module, path: Path, keep: tuple[str, ...] = ()) -> None:
     """Load exported weights into ``model``; both must hold the same keys and shapes.
 

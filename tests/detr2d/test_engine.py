@@ -286,3 +286,13 @@ def test_neighbouring_seeds_are_unrelated_and_in_range() -> None:
     seeds = {mix_seed(a, b, c) for a in range(20) for b in range(20) for c in range(4)}
     assert len(seeds) == 1600
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_only_the_named_part_changes(tmp_path: Path) -> None:
+    first = make_experiment(tmp_path / "first", epochs=1)
+    start = fit(first)
+    settings = replace(first.train, epochs=2, start_from=start, only=("head",), weight_decay=0.1)
+    second = fit(replace(first, train=settings, work_dir=tmp_path / "second"))
+    before, after = load_file(start), load_file(second)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("head.") for name in changed)

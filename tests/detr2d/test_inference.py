@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -5,9 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from detr2d.backbones.resnet import ResNetConfig
+from detr2d.benchmark.subjects import noise_batch
 from detr2d.config import Experiment, UserError
 from detr2d.engine import fit
-from detr2d.inference import evaluate, load_model
+from detr2d.inference import evaluate, load_model, prepare_inference, round_weights
+from detr2d.systems.detr import DETRConfig
+from detr2d.transformer import TransformerConfig
 from tests.helpers.toy_experiment import PointSystem, make_experiment
 
 
@@ -85,3 +90,37 @@ def test_two_samples_of_one_token_are_not_lost_silently(
     monkeypatch.setattr(points, "__getitem__", lambda self, index: original(self, index % 7))
     with pytest.raises(ValueError, match="8 samples gave 7 results"):
         evaluate(experiment, weights)
+
+
+@pytest.mark.parametrize(
+    ("precision", "limit"), [("float32", 1e-4), ("bfloat16", 0.05)], ids=["float32", "bfloat16"]
+)
+def test_a_prepared_model_predicts_the_same(precision: str, limit: float) -> None:
+    torch.manual_seed(0)
+    system = DETRConfig(
+        backbone=ResNetConfig(depth=10, widths=(8, 8, 16, 16), out_stages=(4,)),
+        transformer=TransformerConfig(channels=32, heads=4, hidden=64, num_queries=5),
+    )
+    plain = system.build(("a", "b")).eval()
+    batch = noise_batch((64, 96), images=2, objects=0)
+    with torch.inference_mode():
+        expected = plain(batch)
+        predict = prepare_inference(copy.deepcopy(plain), precision, torch.device("cpu"))
+        found = predict(batch)
+    assert found.logits.dtype == torch.float32
+    torch.testing.assert_close(found.logits, expected.logits, rtol=limit, atol=limit)
+    torch.testing.assert_close(found.codes, expected.codes, rtol=limit, atol=limit)
+
+
+def test_rounding_once_is_what_autocast_does_every_time() -> None:
+    torch.manual_seed(0)
+    system = DETRConfig(
+        backbone=ResNetConfig(depth=10, widths=(8, 8, 16, 16), out_stages=(4,)),
+        transformer=TransformerConfig(channels=32, heads=4, hidden=64, num_queries=5),
+    )
+    model = system.build(("a", "b")).eval()
+    batch = noise_batch((64, 96), images=1, objects=0)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(batch).logits
+        round_weights(model)
+        assert torch.equal(model(batch).logits, expected)

@@ -13,10 +13,23 @@ from detr2d.optim import (
     average_weights,
     build_optimizer,
     parameter_groups,
+    train_only,
 )
 from tests.helpers.toy_experiment import PointModel
 
 TRAIN = TrainConfig(epochs=10, lr=0.1, warmup_steps=4, weight_decay=0.3)
+
+
+def test_only_the_named_parts_are_trained() -> None:
+    model = nn.ModuleDict({"body": nn.Linear(2, 2), "mask": nn.Linear(2, 2), "mask_b": nn.ReLU()})
+    train_only(model, ())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model["mask"].bias.requires_grad_(False)
+    train_only(model, ("mask",))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained == ["mask.weight"]
+    with pytest.raises(ValueError, match=r"has no head; its parts are body, mask, mask_b"):
+        train_only(model, ("head",))
 
 
 def test_groups_separate_backbone_and_vectors_and_hold_every_parameter_once() -> None:

@@ -9,12 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from detr2d.checkpoints.convert import convert_checkpoint, start_from
+from detr2d.backbones.resnet import ResNetConfig
+from detr2d.checkpoints.convert import convert_checkpoint, naming_fitting_configs, start_from
 from detr2d.checkpoints.detr import DETR_TABLE
 from detr2d.checkpoints.files import Origin, export_weights, load_weights, read_origin
 from detr2d.checkpoints.rename import rename
-from detr2d.config import UserError, load_experiment
+from detr2d.config import UserError, load_experiment, to_json
 from detr2d.inference import load_model
+from detr2d.systems.detr import DETRConfig
+from detr2d.systems.panoptic import PanopticDETRConfig
+from detr2d.transformer import TransformerConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """
@@ -144,6 +148,43 @@ def test_training_on_other_classes_starts_a_new_class_head(small: Path, tmp_path
     assert torch.equal(second.transformer.queries.weight, first.transformer.queries.weight)
     with pytest.raises(ValueError, match="does not fit"):
         load_weights(second, path)
+
+
+def test_a_part_that_the_file_does_not_know_starts_anew(tmp_path: Path) -> None:
+    transformer = TransformerConfig(
+        channels=16, heads=2, hidden=16, encoder_layers=1, decoder_layers=1, num_queries=3
+    )
+    backbone = ResNetConfig(depth=10, widths=(4, 4, 8, 8), out_stages=(1, 2, 3, 4))
+    boxes = DETRConfig(backbone=backbone, transformer=transformer).build(("a",))
+    masks = PanopticDETRConfig(backbone=backbone, transformer=transformer).build(("a",))
+    path = tmp_path / "boxes.safetensors"
+    export_weights(path, boxes.state_dict(), Origin({}, ("a",)))
+    with pytest.raises(ValueError, match="missing mask_head"):
+        start_from(masks, path, ("a",))
+    before = masks.mask_head.first.weight.clone()
+    said = start_from(masks, path, ("a",), new=("mask_head", "attention_maps", "backbone"))
+    assert said == f"starting from {path}, new: mask_head, attention_maps"
+    assert torch.equal(masks.mask_head.first.weight, before)
+    assert torch.equal(masks.backbone.conv1.weight, boxes.backbone.conv1.weight)
+
+
+def test_weights_of_ours_name_the_config_they_were_made_with(small: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(small)
+    path = tmp_path / "model.safetensors"
+    model = experiment.system.build(("a",))
+    export_weights(path, model.state_dict(), Origin(to_json(experiment), ("a",)))
+    deep = write_config(tmp_path, "deep", depth=18)
+    with (
+        pytest.raises(UserError, match=r"depth: saved 10, now 18; it fits small\.py$"),
+        naming_fitting_configs(deep, path),
+    ):
+        load_model(load_experiment(deep), path)
+    small.unlink()
+    with (
+        pytest.raises(UserError, match=r"no config in .* fits$"),
+        naming_fitting_configs(deep, path),
+    ):
+        load_model(load_experiment(deep), path)
 
 
 def test_the_tool_reports_in_one_line(

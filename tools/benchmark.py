@@ -1,0 +1,82 @@
+"""Time our programs against their peers: same weights, same outputs, in turns, in one process.
+
+python tools/benchmark.py                                  # all cases; peers: pip install .[bench]
+python tools/benchmark.py detr.infer --threads 1 --rounds 15 --json outputs/benchmark.json
+python tools/benchmark.py detr.infer --peer-file ../detr_original.py
+OMP_WAIT_POLICY=PASSIVE python tools/benchmark.py trunk.r50.fwd --threads 2
+
+One thread is timed in processor time, several by the wall clock, a GPU by its events. Exit code 1
+if a program's outputs differ from its peers'. A peer file binds peers = {case: function}; the
+function gets what the case measures and returns contenders (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from detr2d.benchmark import detection
+from detr2d.benchmark.measure import MismatchError, Setup, run_case
+from detr2d.benchmark.report import describe_machine, describe_run, make_table
+from detr2d.benchmark.subjects import read_peer_file
+from detr2d.config import UserError, one_line_errors, user_errors
+
+CASES = {case.name: case for case in detection.CASES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Time our programs against their peers; exit code 1 if outputs differ."""
+
+    cases: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Names or beginnings of names (detr, trunk.r50.fwd); all if none is given."""
+    threads: int = 1
+    """CPU threads."""
+    rounds: int | None = None
+    """Repetitions of every program; by default 9 on a CPU, 30 on a GPU."""
+    device: str = "cpu"
+    """Where to run: cpu or cuda."""
+    peer_file: tuple[Path, ...] = ()
+    """Python files with peers that are not packages."""
+    json: Path | None = None
+    """Where to write all figures."""
+    list: bool = False
+    """Say which cases there are, and stop."""
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    with one_line_errors():
+        names = [n for n in CASES if not options.cases or n.startswith(options.cases)]
+        if not names:
+            raise UserError(f"expected one of {', '.join(CASES)}, got {' '.join(options.cases)}")
+        if options.list:
+            print("\n".join(f"{name:20} {CASES[name].summary}" for name in names))
+            return
+        with user_errors():
+            peer_files = tuple(read_peer_file(path) for path in options.peer_file)
+            device = torch.device(options.device)
+        rounds = options.rounds or (30 if device.type == "cuda" else 9)
+        setup = Setup(device=device, threads=options.threads, rounds=rounds, peer_files=peer_files)
+        torch.set_num_threads(options.threads)
+        machine, rows, failures = describe_machine(setup), [], []
+        for name in names:
+            try:
+                rows += list(run_case(CASES[name], setup))
+            except (MismatchError, ImportError) as error:
+                failures.append(f"FAIL {name}: {error}")
+    print(machine, make_table(rows), *failures, sep="\n")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(describe_run(rows, machine), indent=1))
+    sys.exit(1 if failures or not rows else 0)
+
+
+if __name__ == "__main__":
+    main()
