@@ -12,11 +12,11 @@ import tyro
 
 from det3d.data.nuscenes import NuScenesConfig, NuScenesDataset
 from det3d.data.nuscenes_index import NuScenesIndex, open_index
+from det3d.results.nuscenes import read_submission
 from det3d.visualization.cameras import PictureStyle
 from det3d.visualization.detectors import (
     Detector,
     model_detector,
-    read_submission,
     submission_detector,
 )
 from det3d.visualization.nuscenes import SamplePictures, write_pictures, write_scene_videos
