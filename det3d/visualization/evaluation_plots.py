@@ -41,7 +41,7 @@ def draw_evaluation(folder: Path, path: Path, *, score: float = 0.3) -> None:
 
     details, summary = (read_json(folder / name) for name in (DETAILS_FILE, SUMMARY_FILE))
     names = list(summary["mean_dist_aps"])
-    figure = Figure(figsize=(15, 11.5), layout="constrained")
+    figure: Any = Figure(figsize=(15, 11.5), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     draw_precision(upper, details, summary, names)
     left, right = lower.subfigures(1, 2, width_ratios=(1.3, 1))

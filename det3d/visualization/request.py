@@ -12,14 +12,22 @@ import tyro
 
 from det3d.data.nuscenes import NuScenesConfig, NuScenesDataset
 from det3d.data.nuscenes_index import NuScenesIndex, open_index
+from det3d.results.format import is_results, read_results
 from det3d.results.nuscenes import read_submission
+from det3d.viewer.page import choose_frames
 from det3d.visualization.cameras import PictureStyle
 from det3d.visualization.detectors import (
     Detector,
     model_detector,
     submission_detector,
 )
-from det3d.visualization.nuscenes import SamplePictures, write_pictures, write_scene_videos
+from det3d.visualization.nuscenes import (
+    DatabaseSource,
+    SamplePictures,
+    write_pictures,
+    write_scene_videos,
+)
+from det3d.visualization.result_source import ResultSource
 from detr2d.config import Experiment, UserError, load_experiment, user_errors
 from detr2d.data.coco import CocoConfig
 from detr2d.data.panoptic import CocoPanopticConfig
@@ -45,7 +53,7 @@ class PictureRequest:
     count: int | None = None
     """Samples to draw, evenly spread; by default 4, or all for a video."""
     results: Path | None = None
-    """Official result file (submission JSON) with the detections to draw."""
+    """Result file, which needs no database, or official submission with the detections to draw."""
     config: Path | None = None
     """Config of a model to run; needs --checkpoint, except to look at a 2D config's data."""
     checkpoint: Path | None = None
@@ -136,6 +144,8 @@ def make_detector(
 
 def make_pictures(request: PictureRequest) -> SamplePictures:
     """The samples that the request chooses, ready to be drawn at their native size."""
+    if request.results is not None and request.results.is_file() and is_results(request.results):
+        return result_pictures(request, request.results)
     experiment = read_experiment(request)
     data = experiment[1] if experiment is not None else None
     root = request.root or (data.root if data is not None else None)
@@ -149,11 +159,33 @@ def make_pictures(request: PictureRequest) -> SamplePictures:
         index, root=root, rows=rows, cameras=index.channels, image_size=(int(height), int(width))
     )
     return SamplePictures(
-        dataset=dataset,
-        detector=make_detector(request, experiment, dataset),
-        with_lidar=request.lidar,
+        source=DatabaseSource(
+            dataset=dataset,
+            detector=make_detector(request, experiment, dataset),
+            with_lidar=request.lidar,
+        ),
         with_queries=request.queries,
         style=PictureStyle(camera_width=request.camera_width),
+    )
+
+
+def result_pictures(request: PictureRequest, path: Path) -> SamplePictures:
+    """The frames of a result file that the request chooses; --root is where its images are."""
+    for name in ("version", "split", "config", "checkpoint"):
+        if getattr(request, name) is not None:
+            raise UserError(f"--{name} means nothing for {path}, which has everything in it")
+    scenes = [request.scene] if request.scene is not None else []
+    results = choose_frames(read_results(path), scenes, None, request.root)
+    rows = np.arange(len(results.frames))
+    if request.sample is not None:
+        rows = np.array([i for i in rows if results.frames[i].token == request.sample], dtype=int)
+        if not len(rows):
+            raise UserError(f"no frame {request.sample!r} in {path}")
+    count = request.count if request.count or request.video else 4
+    results = replace(results, frames=tuple(results.frames[i] for i in spread(rows, count)))
+    return SamplePictures(
+        source=ResultSource(results, score=request.score, with_lidar=request.lidar),
+        style=PictureStyle(camera_width=request.camera_width, forward_yaw=results.forward),
     )
 
 
