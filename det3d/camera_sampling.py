@@ -16,6 +16,7 @@ from det3d.camera_gather import CameraFeatures, gather
 from det3d.cameras import CameraRig
 from det3d.geometry import Region, transform_points
 from detr2d.decoder import inverse_sigmoid
+from detr2d.looks import Looks
 from detr2d.structures import at_least_float32
 
 
@@ -49,6 +50,20 @@ class IndexedCameraSampling(nn.Module):
 
         Raises ValueError if the rig has not the trained number of cameras.
         """
+        gathered = gather(memory, *self._aim(query, query_pos, reference, memory))
+        update = self.dropout(self.output(gathered)) + self.position(inverse_sigmoid(reference))
+        return update, reference.detach().unsqueeze(2)
+
+    def looks(
+        self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: CameraFeatures
+    ) -> Looks:
+        """The one place in each camera and its sigmoid weights, summed over levels."""
+        return camera_looks(memory, *self._aim(query, query_pos, reference, memory))
+
+    def _aim(
+        self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: CameraFeatures
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels, weights and visibility as ``gather`` takes them."""
         if memory.rig.num_cameras != self.num_cameras:
             raise ValueError(
                 f"these weights are tied to {self.num_cameras} cameras in a fixed order, the rig "
@@ -63,9 +78,7 @@ class IndexedCameraSampling(nn.Module):
             projection.pixels[:, :, :, None, None],
             projection.visible[..., None, None],
         )
-        gathered = gather(memory, pixels, weights, visible)
-        update = self.dropout(self.output(gathered)) + self.position(inverse_sigmoid(reference))
-        return update, reference.detach().unsqueeze(2)
+        return pixels, weights, visible
 
 
 class RigFreeCameraSampling(nn.Module):
@@ -112,6 +125,27 @@ class RigFreeCameraSampling(nn.Module):
         self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: CameraFeatures
     ) -> tuple[Tensor, Tensor]:
         """Update (B, Q, C) and the sampled points (B, Q, heads * points, 3) in the unit cube."""
+        points, aim, geometry = self._aim(query, query_pos, reference, memory)
+        gathered = gather(memory, *aim)  # (B, Q, C)
+        seen = aim[1].sum((-1, -2, -3)).unsqueeze(-1) / self.heads  # (B, V, Q, 1)
+        viewpoint = (seen * geometry).sum(1)
+        update = self.dropout(self.output(torch.cat([gathered, viewpoint], dim=-1)))
+        update = update + self.position(inverse_sigmoid(reference))
+        return update, self.region.to_unit(points.detach().flatten(2, 3))
+
+    def looks(
+        self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: CameraFeatures
+    ) -> Looks:
+        """The places of all heads in each camera and their weights, summed over levels."""
+        _, aim, _ = self._aim(query, query_pos, reference, memory)
+        return camera_looks(memory, *aim)
+
+    def _aim(
+        self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: CameraFeatures
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Points (B, Q, heads, points, 3) in metres, pixels, weights and visibility as ``gather``
+        takes them, and the embedded geometry (B, V, Q, C) of each camera.
+        """
         split = (self.heads, self.num_points)
         state = query + query_pos
         centre = self.region.to_metres(at_least_float32(reference))  # (B, Q, 3)
@@ -129,13 +163,16 @@ class RigFreeCameraSampling(nn.Module):
             -1, (self.heads, self.num_levels, self.num_points)
         )
         weights = _softmax_over_visible(logits, visible.unsqueeze(-2))
+        return points, (pixels, weights, visible), geometry
 
-        gathered = gather(memory, pixels, weights, visible)  # (B, Q, C)
-        seen = weights.sum((-1, -2, -3)).unsqueeze(-1) / self.heads  # (B, V, Q, 1)
-        viewpoint = (seen * geometry).sum(1)
-        update = self.dropout(self.output(torch.cat([gathered, viewpoint], dim=-1)))
-        update = update + self.position(inverse_sigmoid(reference))
-        return update, self.region.to_unit(points.detach().flatten(2, 3))
+
+def camera_looks(memory: CameraFeatures, pixels: Tensor, weights: Tensor, visible: Tensor) -> Looks:
+    """Looks with P = heads * points of what ``gather`` is given, shapes as there."""
+    height, width = memory.canvas
+    places = pixels / pixels.new_tensor([width, height])
+    seen = (weights * visible.unsqueeze(-2)).sum(-2) / weights.shape[3]  # (B, V, Q, heads, P)
+    places = places.expand(*seen.shape, 2)
+    return Looks(places.flatten(3, 4), seen.flatten(3, 4))
 
 
 def _position_embedding(channels: int) -> nn.Sequential:

@@ -87,7 +87,7 @@ class RunLog:
             return
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        for name, value in _flatten(record):
+        for name, value in flatten(record):
             self.board.add_scalar(name, value, record["step"])
         self.bar.set_postfix(
             loss=f"{record['loss']:.3f}",
@@ -116,11 +116,12 @@ def read_log(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
     return records
 
 
-def _flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+def flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Numbers of a record by name; nested ones as ``outer/inner``; ``step`` is left out."""
     flat: list[tuple[str, float]] = []
     for name, value in record.items():
         if isinstance(value, dict):
-            flat += _flatten(value, f"{prefix}{name}/")
+            flat += flatten(value, f"{prefix}{name}/")
         elif name != "step":
             flat.append((prefix + name, value))
     return flat

@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,39 +18,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from det3d.boxes import transform_boxes
 from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex
 from det3d.evaluation.conventions import wrong_conventions
-from det3d.geometry import invert_transform, transform_points
+from det3d.geometry import transform_points
+from det3d.results.format import Objects, write_results
+from det3d.results.geometry import box_rotations, quaternions
+from det3d.results.nuscenes import (
+    CLASS_RANGES,
+    MOVING_SPEED,
+    ResultBox,
+    database_results,
+    from_official,
+    to_official,
+    write_submission,
+)
 from det3d.structures import SceneBatch
 from detr2d.config import Report
 from detr2d.structures import Detections
 
 RESULTS_FILE = "results_nusc.json"
+VIEW_FILE = "results.json"  # the same with rig and ground truth, for the viewers
 SUMMARY_FILE = "metrics_summary.json"  # the devkit chooses the name
 CONFIGURATION = "detection_cvpr_2019"
 MAX_BOXES = 500  # per sample, nuScenes detection task
-MOVING_SPEED = 0.2  # m/s; slower objects get the attribute of a resting one
-CLASS_RANGES = {  # metres around the ego vehicle within which a class is judged
-    "car": 50, "truck": 50, "construction_vehicle": 50, "bus": 50, "trailer": 50,
-    "barrier": 30, "motorcycle": 40, "bicycle": 40, "pedestrian": 40, "traffic_cone": 30,
-}  # fmt: skip
 CLASS_REACH = torch.tensor([CLASS_RANGES[name] for name in DETECTION_CLASSES], dtype=torch.float64)
-ATTRIBUTES = {  # (moving, resting), as the released camera detectors assign them
-    "car": ("vehicle.moving", "vehicle.parked"),
-    "truck": ("vehicle.moving", "vehicle.parked"),
-    "construction_vehicle": ("vehicle.moving", "vehicle.parked"),
-    "bus": ("vehicle.moving", "vehicle.stopped"),
-    "trailer": ("vehicle.moving", "vehicle.parked"),
-    "barrier": ("", ""),
-    "motorcycle": ("cycle.with_rider", "cycle.without_rider"),
-    "bicycle": ("cycle.with_rider", "cycle.without_rider"),
-    "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
-    "traffic_cone": ("", ""),
-}
 ERROR_NAMES = {  # the devkit's key of each mean true-positive error and its usual name
     "trans_err": "mATE",
     "scale_err": "mASE",
@@ -60,14 +53,13 @@ ERROR_NAMES = {  # the devkit's key of each mean true-positive error and its usu
     "attr_err": "mAAE",
 }
 
-ResultBox = dict[str, Any]
-
 
 class NuScenesEvaluator:
     """Writes detections of key frames as a submission and has the devkit judge them.
 
-    Files in ``output_dir``: results_nusc.json (the submission), metrics_summary.json and
-    metrics_details.json (the devkit's).
+    Files in ``output_dir``: results_nusc.json (the submission), results.json (the same with rig
+    and ground truth, for the viewers), and the devkit's metrics_summary.json and
+    metrics_details.json.
     """
 
     def __init__(self, index: NuScenesIndex, *, root: Path, output_dir: Path) -> None:
@@ -101,6 +93,9 @@ class NuScenesEvaluator:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         path = self.output_dir / RESULTS_FILE
         write_submission(path, results)
+        rows = sorted(self.index.rows_by_token[token] for token in results)
+        view = database_results(self.index, self.root, rows, results)
+        write_results(self.output_dir / VIEW_FILE, view)
         summary, counts = official_metrics(path, root=self.root, version=self.index.version)
         table = format_table(summary, counts, len(results))
         notes = [f"note: {note}" for note in wrong_conventions(summary)]
@@ -135,68 +130,55 @@ def result_arrays(index: NuScenesIndex, token: str, detections: Detections) -> R
     for a box that is not finite.
     """
     row = index.row(token)
-    global_from_ego = torch.tensor(index.global_from_ego[row])
     ego_from_ref = torch.tensor(index.ego_from_ref[row])
-    return official_boxes(token, detections, global_from_ego, ego_from_ref)
-
-
-def official_boxes(
-    token: str, detections: Detections, global_from_ego: Tensor, ego_from_ref: Tensor
-) -> list[ResultBox]:
-    """The same with the transforms (4, 4), float64, given.
-
-    Boxes beyond the range of their class around the ego vehicle are dropped, then all but the best
-    500.
-    """
-    boxes = detections.boxes.detach().cpu().double()
-    scores = detections.scores.detach().cpu().double()
-    labels = detections.labels.detach().cpu()
-    if not bool(boxes.isfinite().all() and scores.isfinite().all()):
-        raise ValueError(f"sample {token} has detections that are not finite")
-    distance = transform_points(ego_from_ref, boxes[:, :3])[:, :2].norm(dim=-1)
-    best = scores.argsort(descending=True, stable=True)
-    keep = best[(distance <= CLASS_REACH[labels])[best]][:MAX_BOXES]
-
-    global_from_ref = global_from_ego @ ego_from_ref
-    moved = transform_boxes(global_from_ref, boxes[keep])
-    moving = moved[:, 7:9].norm(dim=-1) > MOVING_SPEED
+    global_from_ref = torch.tensor(index.global_from_ego[row]) @ ego_from_ref
+    kept = detections.select(judged(token, detections, ego_from_ref))
+    boxes = kept.boxes.detach().cpu().double()
+    moved = transform_boxes(global_from_ref, boxes)
     return ResultArrays(
         centres=moved[:, :3].numpy(),
         sizes=moved[:, [4, 3, 5]].numpy(),
-        rotations=box_quaternions(global_from_ref, boxes[keep, 6]),
+        rotations=box_quaternions(global_from_ref, boxes[:, 6]),
         velocities=moved[:, 7:9].numpy(),
-        scores=scores[keep].numpy(),
-        labels=labels[keep].numpy(),
-        moving=moving.numpy(),
+        scores=kept.scores.detach().cpu().double().numpy(),
+        labels=kept.labels.cpu().numpy(),
+        moving=(moved[:, 7:9].norm(dim=-1) > MOVING_SPEED).numpy(),
     )
 
 
 def result_boxes(index: NuScenesIndex, token: str, detections: Detections) -> list[ResultBox]:
     """Detections in the ref frame of a sample as official boxes in the global frame."""
-    found = result_arrays(index, token, detections)
-    names = [DETECTION_CLASSES[label] for label in found.labels.tolist()]
-    columns = (
-        names,
-        found.centres.tolist(),
-        found.sizes.tolist(),
-        found.rotations.tolist(),
-        found.velocities.tolist(),
-        found.scores.tolist(),
-        found.moving.tolist(),
+    row = index.row(token)
+    global_from_ego = torch.tensor(index.global_from_ego[row])
+    return official_boxes(token, detections, global_from_ego, torch.tensor(index.ego_from_ref[row]))
+
+
+def official_boxes(
+    token: str, detections: Detections, global_from_ego: Tensor, ego_from_ref: Tensor
+) -> list[ResultBox]:
+    """The same with the transforms (4, 4), float64, given."""
+    kept = detections.select(judged(token, detections, ego_from_ref))
+    objects = Objects(
+        kept.boxes.detach().cpu().double().numpy(),
+        kept.labels.cpu().numpy(),
+        kept.scores.detach().cpu().double().numpy(),
     )
-    return [
-        {
-            "sample_token": token,
-            "translation": centre,
-            "size": size,
-            "rotation": rotation,
-            "velocity": velocity,
-            "detection_name": name,
-            "detection_score": score,
-            "attribute_name": ATTRIBUTES[name][0 if is_moving else 1],
-        }
-        for name, centre, size, rotation, velocity, score, is_moving in zip(*columns, strict=True)
-    ]
+    return to_official(objects, token, (global_from_ego @ ego_from_ref).numpy())
+
+
+def judged(token: str, detections: Detections, ego_from_ref: Tensor) -> Tensor:
+    """Which detections the benchmark sees, best first: in the range of their class, 500 at most.
+
+    Raises ValueError for a box that is not finite.
+    """
+    boxes = detections.boxes.detach().cpu().double()
+    scores = detections.scores.detach().cpu().double()
+    if not bool(boxes.isfinite().all() and scores.isfinite().all()):
+        raise ValueError(f"sample {token} has detections that are not finite")
+    distance = transform_points(ego_from_ref, boxes[:, :3])[:, :2].norm(dim=-1)
+    best = scores.argsort(descending=True, stable=True)
+    within = distance <= CLASS_REACH[detections.labels.detach().cpu()]
+    return best[within[best]][:MAX_BOXES].to(detections.scores.device)
 
 
 def box_quaternions(target_from_source: Tensor, yaw: Tensor) -> np.ndarray:
@@ -204,38 +186,25 @@ def box_quaternions(target_from_source: Tensor, yaw: Tensor) -> np.ndarray:
 
     The tilt of the source frame is kept: this is the full rotation, not only a heading.
     """
-    if len(yaw) == 0:
-        return np.zeros((0, 4))
-    frame = Rotation.from_matrix(target_from_source[:3, :3].numpy())
-    turned = frame * Rotation.from_rotvec(yaw.numpy()[:, None] * [0.0, 0.0, 1.0])
-    return np.roll(turned.as_quat(), 1, axis=-1)  # scipy writes w last
+    return quaternions(box_rotations(target_from_source.numpy(), yaw.numpy()))
 
 
 def read_result_boxes(
     index: NuScenesIndex, token: str, boxes: Iterable[Mapping[str, Any]]
 ) -> Detections:
     """Official boxes of one sample back in its ref frame, best score first (for viewing)."""
-    ordered = sorted(boxes, key=lambda box: -box["detection_score"])
     row = index.row(token)
-    ref_from_global = invert_transform(
-        torch.tensor(index.global_from_ego[row] @ index.ego_from_ref[row])
-    )
-    numbers = []
-    for box in ordered:
-        width, length, height = box["size"]
-        w, x, y, z = box["rotation"]
-        yaw = math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-        numbers.append([*box["translation"], length, width, height, yaw, *box["velocity"]])
-    moved = transform_boxes(
-        ref_from_global, torch.tensor(numbers, dtype=torch.float64).reshape(-1, 9)
-    )
+    return to_detections(from_official(boxes, index.global_from_ego[row] @ index.ego_from_ref[row]))
+
+
+def to_detections(objects: Objects) -> Detections:
+    """Objects of the result format as detections; without scores they all have score 1."""
+    scores = np.ones(len(objects)) if objects.scores is None else objects.scores
     return Detections(
-        scores=torch.tensor([box["detection_score"] for box in ordered], dtype=torch.float32),
-        labels=torch.tensor(
-            [DETECTION_CLASSES.index(box["detection_name"]) for box in ordered], dtype=torch.int64
-        ),
-        boxes=moved.float(),
-        queries=torch.arange(len(ordered)),
+        scores=torch.tensor(scores, dtype=torch.float32),
+        labels=torch.tensor(objects.labels, dtype=torch.int64),
+        boxes=torch.tensor(objects.boxes, dtype=torch.float32),
+        queries=torch.arange(len(objects)),
     )
 
 
@@ -255,20 +224,6 @@ def ground_truth_detections(batch: SceneBatch) -> list[Detections]:
         )
         for targets in batch.targets
     ]
-
-
-def write_submission(path: Path, results: Mapping[str, Any]) -> None:
-    """Write a camera-only submission so that ``path`` is complete or absent."""
-    meta = {
-        "use_camera": True,
-        "use_lidar": False,
-        "use_radar": False,
-        "use_map": False,
-        "use_external": False,
-    }
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"meta": meta, "results": dict(results)}))
-    os.replace(partial, path)
 
 
 def official_metrics(

@@ -25,6 +25,7 @@ from det3d.visualization.frustum import (
     to_pixels,
     view_planes,
 )
+from det3d.visualization.layout import camera_rows, direction_name
 from det3d.visualization.palette import BACKGROUND, PANEL, TEXT, WHITE, class_color
 
 GAP = 4  # pixels between cameras
@@ -70,32 +71,6 @@ def camera_azimuths(rig: CameraRig, forward_yaw: float) -> list[float]:
     axes = rig.camera_from_ref[0, :, 2, :2].double()  # optical axis in the ref frame
     azimuths = torch.atan2(axes[:, 1], axes[:, 0]) - forward_yaw
     return torch.remainder(azimuths + math.pi, 2 * math.pi).sub(math.pi).tolist()
-
-
-def direction_name(azimuth: float) -> str:
-    """Words for a viewing direction."""
-    degrees = math.degrees(azimuth)
-    side = "left" if degrees > 0 else "right"
-    if abs(degrees) < 30:
-        return "front"
-    if abs(degrees) > 150:
-        return "back"
-    if 80 < abs(degrees) < 100:
-        return side
-    return f"{'front' if abs(degrees) <= 80 else 'back'} {side}"
-
-
-def camera_rows(azimuths: Sequence[float]) -> list[list[int]]:
-    """Rows of camera indices as one looks around: up to three in one row, else two rows.
-
-    The upper row holds the half that looks forward, from left to right; the lower row the other
-    half from back left over back to back right, so that each camera stands below its side.
-    """
-    order = sorted(range(len(azimuths)), key=lambda camera: abs(azimuths[camera]))
-    half = len(order) if len(order) <= 3 else (len(order) + 1) // 2
-    upper = sorted(order[:half], key=lambda camera: -azimuths[camera])
-    lower = sorted(order[half:], key=lambda camera: azimuths[camera] % (2 * math.pi))
-    return [row for row in (upper, lower) if row]
 
 
 def scene_views(

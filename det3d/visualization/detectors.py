@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,20 +22,6 @@ MOST_TRAILS = 20  # queries whose way is drawn; more hide each other
 Findings = tuple[Detections, QueryTrails | None]
 Detector = Callable[[int], Findings]
 """Detections, and the ways of their queries if known, of the sample in a row of the index."""
-
-
-def read_submission(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The boxes by sample token of an official detection result file.
-
-    Raises ValueError if the file is not one.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("results"), Mapping):
-        raise ValueError(f'{path} is no nuScenes submission: expected {{"meta", "results"}}')
-    return dict(content["results"])
 
 
 def submission_detector(

@@ -12,14 +12,22 @@ import tyro
 
 from det3d.data.nuscenes import NuScenesConfig, NuScenesDataset
 from det3d.data.nuscenes_index import NuScenesIndex, open_index
+from det3d.results.format import is_results, read_results
+from det3d.results.nuscenes import read_submission
+from det3d.viewer.page import choose_frames
 from det3d.visualization.cameras import PictureStyle
 from det3d.visualization.detectors import (
     Detector,
     model_detector,
-    read_submission,
     submission_detector,
 )
-from det3d.visualization.nuscenes import SamplePictures, write_pictures, write_scene_videos
+from det3d.visualization.nuscenes import (
+    DatabaseSource,
+    SamplePictures,
+    write_pictures,
+    write_scene_videos,
+)
+from det3d.visualization.result_source import ResultSource
 from detr2d.checkpoints.convert import naming_fitting_configs
 from detr2d.config import Experiment, UserError, load_experiment, user_errors
 from detr2d.data.coco import CocoConfig
@@ -27,7 +35,8 @@ from detr2d.data.panoptic import CocoPanopticConfig
 from detr2d.inference import load_model
 from detr2d.prediction import load_detector
 from detr2d.prediction import write_pictures as write_image_pictures
-from detr2d.results import Finder, read_results
+from detr2d.results import Finder
+from detr2d.results import read_results as read_coco_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +56,7 @@ class PictureRequest:
     count: int | None = None
     """Samples to draw, evenly spread; by default 4, or all for a video."""
     results: Path | None = None
-    """Official result file with the detections to draw: a nuScenes submission or COCO results."""
+    """Our result file, which needs no database, a nuScenes submission, or COCO results."""
     config: Path | None = None
     """Config of a model to run; needs --checkpoint, except to look at a 2D config's data."""
     checkpoint: Path | None = None
@@ -138,6 +147,8 @@ def make_detector(
 
 def make_pictures(request: PictureRequest) -> SamplePictures:
     """The samples that the request chooses, ready to be drawn at their native size."""
+    if request.results is not None and request.results.is_file() and is_results(request.results):
+        return result_pictures(request, request.results)
     experiment = read_experiment(request)
     data = experiment[1] if experiment is not None else None
     root = request.root or (data.root if data is not None else None)
@@ -148,7 +159,7 @@ def make_pictures(request: PictureRequest) -> SamplePictures:
     rows = choose_rows(request, index, data.evaluation_split if data is not None else None)
     if request.augmented:
         return SamplePictures(
-            dataset=augmented_samples(request, data, index, rows),
+            source=DatabaseSource(dataset=augmented_samples(request, data, index, rows)),
             style=PictureStyle(camera_width=request.camera_width),
         )
     height, width = index.image_sizes[rows].max((0, 1)).tolist()
@@ -156,9 +167,11 @@ def make_pictures(request: PictureRequest) -> SamplePictures:
         index, root=root, rows=rows, cameras=index.channels, image_size=(int(height), int(width))
     )
     return SamplePictures(
-        dataset=dataset,
-        detector=make_detector(request, experiment, dataset),
-        with_lidar=request.lidar,
+        source=DatabaseSource(
+            dataset=dataset,
+            detector=make_detector(request, experiment, dataset),
+            with_lidar=request.lidar,
+        ),
         with_queries=request.queries,
         style=PictureStyle(camera_width=request.camera_width),
     )
@@ -172,6 +185,26 @@ def augmented_samples(
         raise UserError("--augmented needs --config, whose training it shows, and no --checkpoint")
     settings = replace(data, root=request.root or data.root, previous=None)
     return settings.dataset(index, rows, training=True)
+
+
+def result_pictures(request: PictureRequest, path: Path) -> SamplePictures:
+    """The frames of a result file that the request chooses; --root is where its images are."""
+    for name in ("version", "split", "config", "checkpoint"):
+        if getattr(request, name) is not None:
+            raise UserError(f"--{name} means nothing for {path}, which has everything in it")
+    scenes = [request.scene] if request.scene is not None else []
+    results = choose_frames(read_results(path), scenes, None, request.root)
+    rows = np.arange(len(results.frames))
+    if request.sample is not None:
+        rows = np.array([i for i in rows if results.frames[i].token == request.sample], dtype=int)
+        if not len(rows):
+            raise UserError(f"no frame {request.sample!r} in {path}")
+    count = request.count if request.count or request.video else 4
+    results = replace(results, frames=tuple(results.frames[i] for i in spread(rows, count)))
+    return SamplePictures(
+        source=ResultSource(results, score=request.score, with_lidar=request.lidar),
+        style=PictureStyle(camera_width=request.camera_width, forward_yaw=results.forward),
+    )
 
 
 def spread(rows: np.ndarray, count: int | None) -> np.ndarray:
@@ -216,7 +249,7 @@ def draw_images(request: PictureRequest, experiment: Experiment) -> list[Path]:
         raise UserError("detections come from --results or from --checkpoint, not from both")
     detector: Finder | None = None
     if request.results is not None:
-        detector = read_results(request.results, dataset.label_map)
+        detector = read_coco_results(request.results, dataset.label_map)
     elif request.checkpoint is not None and request.config is not None:
         with naming_fitting_configs(request.config, request.checkpoint):
             detector = load_detector(experiment, request.checkpoint)

@@ -15,22 +15,20 @@ from det3d.boxes import CORNER_EDGES, box_corners
 from det3d.cameras import CameraRig
 from det3d.geometry import Region, make_transform, rotation_about_z
 from det3d.structures import SceneBatch
-from det3d.visualization import (
-    Contents,
+from det3d.visualization.birds_eye import draw_birds_eye
+from det3d.visualization.cameras import (
+    GAP,
     PictureStyle,
-    QueryTrails,
-    draw_birds_eye,
     draw_cameras,
     draw_lidar_on_cameras,
-    draw_scene,
-    query_trails,
-    write_video,
 )
-from det3d.visualization.cameras import GAP, camera_rows, direction_name
 from det3d.visualization.canvas import Label, dash, place_labels
-from det3d.visualization.contents import missed
+from det3d.visualization.contents import Contents, QueryTrails, missed, query_trails
 from det3d.visualization.frustum import NEAR, clip_polygon, clip_segments, to_pixels, view_planes
+from det3d.visualization.layout import camera_rows, direction_name
 from det3d.visualization.palette import CLASS_COLORS, class_color
+from det3d.visualization.scene import draw_scene
+from det3d.visualization.video import write_video
 from detr2d.structures import Detections, Predictions, Targets
 
 NAMES = ("car", "truck", "pedestrian")

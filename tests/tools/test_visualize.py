@@ -14,9 +14,12 @@ from PIL import Image
 
 from det3d.data.nuscenes import NuScenesConfig
 from det3d.data.nuscenes_index import NuScenesIndex, open_index
-from det3d.evaluation.nuscenes import ground_truth_detections, result_boxes, write_submission
+from det3d.evaluation.nuscenes import ground_truth_detections, result_boxes
+from det3d.results.convert import convert
+from det3d.results.nuscenes import write_submission
 from detr2d.checkpoints.files import Origin, export_weights
 from detr2d.config import load_experiment, to_json
+from tests.helpers.result_frames import make_frame, write_result_file
 from tests.helpers.tiny_nuscenes import write_tiny_nuscenes
 from tools import visualize
 
@@ -221,3 +224,37 @@ def test_the_tool_starts_from_a_shell() -> None:
         check=True,
     )
     assert "--results" in done.stdout
+
+
+def test_a_result_file_is_drawn_without_its_database(run: Run, tmp_path: Path) -> None:
+    first = make_frame("a")
+    path = write_result_file(tmp_path, first, make_frame("b", cameras=first.cameras[:4]))
+    code, paths, error = run("--results", str(path), database=None)
+    assert code == 0, error
+    assert [Path(picture).name for picture in paths] == ["street_a.png", "street_b.png"]
+    _, paths, _ = run("--results", str(path), "--sample", "a", "--score", "0.99", database=None)
+    assert len(paths) == 1
+
+
+def test_a_result_file_and_the_database_give_the_same_picture(
+    run: Run, root: Path, index: NuScenesIndex, tmp_path: Path
+) -> None:
+    submission = write_results(root, index, tmp_path / "results_nusc.json")
+    path = tmp_path / "results.json"
+    place = {"root": root, "version": "v1.0-mini", "index_dir": root / "index"}
+    convert(submission, path, select=None, **place)
+    pictures = []
+    for arguments, database in (
+        (["--results", str(submission)], root),
+        (["--results", str(path)], None),
+    ):
+        _, paths, _ = run(*arguments, "--count", "1", database=database)
+        pictures.append(np.asarray(Image.open(paths[0])).astype(int))
+    assert pictures[0].shape == pictures[1].shape
+    assert np.mean(np.abs(pictures[0] - pictures[1]).max(-1) > 8) < 0.01
+
+
+def test_a_video_is_made_of_a_result_file(run: Run, tmp_path: Path) -> None:
+    path = write_result_file(tmp_path, make_frame("a"), make_frame("b"))
+    _, paths, _ = run("--results", str(path), "--video", database=None)
+    assert imageio_ffmpeg.count_frames_and_secs(paths[0])[0] == 2

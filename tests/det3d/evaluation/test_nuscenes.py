@@ -14,13 +14,13 @@ from det3d.data.nuscenes import NuScenesConfig
 from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex
 from det3d.data.toy_world import make_toy_nuscenes
 from det3d.evaluation.nuscenes import (
-    ATTRIBUTES,
-    CLASS_RANGES,
     NuScenesEvaluator,
     ground_truth_detections,
     read_result_boxes,
     result_boxes,
 )
+from det3d.results.format import read_results
+from det3d.results.nuscenes import ATTRIBUTES, CLASS_RANGES
 from det3d.structures import SceneBatch
 from detr2d.structures import Detections
 from tests.helpers.tiny_nuscenes import write_tiny_nuscenes
@@ -92,6 +92,9 @@ def test_ground_truth_scores_one_in_every_class(
     assert report.metrics["mAOE"] < 1e-3
     assert report.metrics["mAVE"] < 1e-2
     assert "NDS" in report.table and "mean" in report.table
+    view = read_results(evaluator.output_dir / "results.json")
+    assert [frame.token for frame in view.frames] == [scene.tokens[0] for scene in scenes]
+    assert all(len(frame.detections) == len(frame.ground_truth) for frame in view.frames)
 
 
 def test_the_numbers_are_those_of_the_unmodified_devkit(
@@ -282,7 +285,7 @@ def test_the_submission_says_that_it_uses_cameras_only(
     used = [name for name, value in submission["meta"].items() if value]
     assert used == ["use_camera"]
     assert sorted(path.name for path in evaluator.output_dir.iterdir()) == [
-        "metrics_details.json", "metrics_summary.json", "results_nusc.json",
+        "metrics_details.json", "metrics_summary.json", "results.json", "results_nusc.json",
     ]  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Detections, ground truth and rigs as files for every viewer; needs numpy only."""

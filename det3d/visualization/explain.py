@@ -1,0 +1,201 @@
+"""The picture of an explanation in 3D: what a query looked at in the cameras, and its way above."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from det3d.geometry import Region
+from det3d.structures import SceneBatch
+from det3d.visualization.birds_eye import draw_birds_eye
+from det3d.visualization.cameras import (
+    GAP,
+    PictureStyle,
+    View,
+    draw_view,
+    mosaic,
+    scene_views,
+)
+from det3d.visualization.canvas import write_title
+from det3d.visualization.contents import Contents, box_layers, query_trails
+from det3d.visualization.palette import PANEL
+from detr2d.explain import Explanation, draw_dots, heat_map, lay_heat
+from detr2d.looks import Looks
+
+ZOOM_MARGIN = 24.0  # pixels of the camera around what a layer's panel shows
+PANEL_SHAPE = 0.75  # height of a layer's panel over its width
+
+
+def draw_scene_explanation(
+    scene: SceneBatch,
+    explanation: Explanation,
+    *,
+    class_names: tuple[str, ...],
+    camera_names: Sequence[str],
+    region: Region | None,
+    title: str = "",
+    style: PictureStyle | None = None,
+) -> np.ndarray:
+    """All cameras under all layers' looks beside the view from above; below, a panel per layer.
+
+    ``scene`` is a batch of one with uint8 images as the model saw them. The panels show the camera
+    with most of the weight, around the box. ``region`` is the one that references live in, None
+    where a system has none: then the view from above shows no path. Returns (H, W, 3) uint8 RGB.
+    """
+    style = style or PictureStyle()
+    names = {name: camera for camera, name in enumerate(camera_names)}
+    contents = Contents(class_names=class_names, detections=explanation.found)
+    rows = scene_views(scene, style, camera_names)
+    total = sum_of_looks(explanation.layers)
+    tiles = [
+        [
+            draw_view(
+                look_at(view, scene, names[view.name], total), box_layers(contents), None, style
+            )
+            for view in row
+        ]
+        for row in rows
+    ]
+    cameras = mosaic(tiles)
+    trails = None
+    if region is not None:
+        trails = query_trails(explanation.predictions, explanation.found, region)
+    above = draw_birds_eye(
+        scene.rig, replace(contents, trails=trails), size=cameras.shape[0], style=style
+    )
+    upper = np.concatenate([cameras, np.full((len(cameras), GAP, 3), PANEL, np.uint8), above], 1)
+    best = max(
+        (view for row in rows for view in row), key=lambda v: weight_in(total, names[v.name])
+    )
+    lower = layer_panels(best, names[best.name], scene, explanation, contents, upper.shape[1])
+    picture = np.concatenate([upper, np.full((GAP, upper.shape[1], 3), PANEL, np.uint8), lower])
+    return write_title(picture, title, style.font_size) if title else picture
+
+
+def sum_of_looks(layers: Sequence[Looks]) -> Looks:
+    """The looks of all layers as one: means over a grid, else all places together."""
+    first = layers[0]
+    if first.grid is not None:
+        mean = torch.stack([looks.weights for looks in layers]).mean(0)
+        return Looks(first.places, mean, first.grid)
+    places = torch.cat([looks.places for looks in layers], dim=3)
+    return Looks(places, torch.cat([looks.weights for looks in layers], dim=3))
+
+
+def weight_in(looks: Looks, camera: int) -> float:
+    """The weight of one query in one camera."""
+    return float(looks.weights[0, camera, 0].sum())
+
+
+def look_at(view: View, scene: SceneBatch, camera: int, looks: Looks) -> View:
+    """A view whose image, at its drawn size, shows the looks of one query."""
+    canvas = (scene.images.shape[-2], scene.images.shape[-1])
+    scale = view.width / view.image.shape[1]
+    image = torch.from_numpy(view.image).permute(2, 0, 1)
+    if looks.grid is not None:
+        heat = heat_map(looks, camera, canvas)[: image.shape[1], : image.shape[2]]
+        painted = lay_heat(image, heat)
+    else:
+        drawn = torch.nn.functional.interpolate(
+            image[None].float(), size=(view.height, view.width), mode="bilinear", antialias=True
+        )[0].round()
+        seen = looks.weights[0, camera, 0] > 0
+        pixels = scale * looks.places[0, camera, 0][seen] * torch.tensor([canvas[1], canvas[0]])
+        weights = looks.weights[0, camera, 0][seen] / looks.weights.amax().clamp(min=1e-12)
+        painted = draw_dots(drawn.byte(), pixels, weights) if len(pixels) else drawn.byte()
+    return replace(view, image=painted.permute(1, 2, 0).contiguous().numpy())
+
+
+def layer_panels(
+    view: View,
+    camera: int,
+    scene: SceneBatch,
+    explanation: Explanation,
+    contents: Contents,
+    width: int,
+) -> np.ndarray:
+    """One panel per layer, side by side, cut out around the box and the places: (h, width, 3)."""
+    count = len(explanation.layers)
+    each = (width - GAP * (count - 1)) // count
+    window = window_around(view, camera, scene, explanation)
+    panels = []
+    for number, looks in enumerate(explanation.layers, start=1):
+        share = weight_in(looks, camera) / max(float(looks.weights.sum()), 1e-12)
+        name = f"layer {number}: {share:.0%} of the weight in {view.name}"
+        zoomed = look_at(cut(view, window, each), scene_of(scene, window), camera,
+                         shifted(looks, scene, window))  # fmt: skip
+        style = PictureStyle(camera_width=each, font_size=12)
+        panels.append(draw_view(replace(zoomed, name=name), box_layers(contents), None, style))
+    joined = mosaic([panels])
+    rest = width - joined.shape[1]
+    return np.pad(joined, ((0, 0), (0, rest), (0, 0)))
+
+
+Window = tuple[int, int, int, int]  # left, top, width, height in pixels of the image
+
+
+def window_around(view: View, camera: int, scene: SceneBatch, explanation: Explanation) -> Window:
+    """The part of a camera's image that holds the places with most weight and the box."""
+    height, width = view.image.shape[:2]
+    canvas = torch.tensor([scene.images.shape[-1], scene.images.shape[-2]])
+    centre = torch.as_tensor(explanation.found.boxes[:1, :3]).double().numpy()
+    ray = view.rays(centre)[0] * (width / view.width, width / view.width, 1)
+    points = [torch.from_numpy(ray[:2] / ray[2]).float()[None]] if ray[2] > 1 else []
+    if explanation.layers[0].grid is None:
+        for looks in explanation.layers:
+            weights = looks.weights[0, camera, 0]
+            heavy = weights > 0.05 * weights.max()
+            points.append(looks.places[0, camera, 0][heavy] * canvas)
+    spots = torch.cat(points) if points else torch.tensor([[width / 2, height / 2]])
+    low, high = spots.amin(0) - ZOOM_MARGIN, spots.amax(0) + ZOOM_MARGIN
+    least = max(width / 4, float(high[0] - low[0]), float(high[1] - low[1]) / PANEL_SHAPE)
+    wide = min(least, width, height / PANEL_SHAPE)
+    middle = (low + high) / 2
+    left = min(max(float(middle[0]) - wide / 2, 0), width - wide)
+    top = min(max(float(middle[1]) - wide * PANEL_SHAPE / 2, 0), height - wide * PANEL_SHAPE)
+    return round(left), round(top), int(wide), int(wide * PANEL_SHAPE)
+
+
+def cut(view: View, window: Window, width: int) -> View:
+    """The window of a view, drawn ``width`` pixels wide."""
+    left, top, wide, high = window
+    native = view.image.shape[1] / view.width  # pixels of the image per drawn pixel
+    scale = width / wide
+    intrinsics = view.intrinsics.clone()
+    intrinsics[:2] *= native
+    intrinsics[0, 2] -= left
+    intrinsics[1, 2] -= top
+    intrinsics[:2] *= scale
+    return replace(
+        view,
+        image=view.image[top : top + high, left : left + wide],
+        intrinsics=intrinsics,
+        height=round(high * scale),
+        width=width,
+    )
+
+
+def scene_of(scene: SceneBatch, window: Window) -> SceneBatch:
+    """A scene whose canvas is the window, for places that are ``shifted`` to it."""
+    left, top, wide, high = window
+    return replace(scene, images=scene.images[..., top : top + high, left : left + wide])
+
+
+def shifted(looks: Looks, scene: SceneBatch, window: Window) -> Looks:
+    """Looks as fractions of a window of the canvas; a grid is sampled anew in it."""
+    left, top, wide, high = window
+    size = torch.tensor([scene.images.shape[-1], scene.images.shape[-2]])
+    corner, extent = torch.tensor([left, top]), torch.tensor([wide, high])
+    if looks.grid is None:
+        return Looks((looks.places * size - corner) / extent, looks.weights)
+    canvas = (scene.images.shape[-2], scene.images.shape[-1])
+    heats = torch.stack(
+        [heat_map(looks, view, canvas)[top : top + high, left : left + wide]
+         for view in range(looks.weights.shape[1])]
+    )  # fmt: skip
+    weights = heats.flatten(1)[None, :, None]
+    places = weights.new_zeros(*weights.shape, 2)
+    return Looks(places, weights, (high, wide))
