@@ -120,13 +120,18 @@ def refine(delta: Tensor, reference: Tensor) -> Tensor:
     return torch.cat([delta[..., :n] + inverse_sigmoid(reference), delta[..., n:]], dim=-1)
 
 
-def class_head(channels: int, num_classes: int, prior: float = 0.01) -> nn.Sequential:
-    """Two (Linear, LayerNorm, ReLU) and a Linear whose bias makes every score ``prior`` at first.
+def prior_bias(prior: float = 0.01) -> float:
+    """Bias of a class head whose every score is ``prior`` at first.
 
-    The prior is that of RetinaNet (Lin et al., ICCV 2017), section 4.1.
+    RetinaNet (Lin et al., ICCV 2017), section 4.1.
     """
+    return -math.log((1 - prior) / prior)
+
+
+def class_head(channels: int, num_classes: int, prior: float = 0.01) -> nn.Sequential:
+    """Two (Linear, LayerNorm, ReLU) and a Linear with ``prior_bias``."""
     last = nn.Linear(channels, num_classes)
-    nn.init.constant_(last.bias, -math.log((1 - prior) / prior))
+    nn.init.constant_(last.bias, prior_bias(prior))
     return nn.Sequential(
         nn.Linear(channels, channels),
         nn.LayerNorm(channels),

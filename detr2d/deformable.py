@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detr2d.decoder import feed_forward
+from detr2d.decoder import DecoderLayer, feed_forward
+from detr2d.encoder import Encoder
 from detr2d.images import resize_padding
 from detr2d.ops.sampling import multi_scale_deformable_attention
-from detr2d.structures import Batch, at_least_float32
+from detr2d.structures import Batch, FeaturePyramid, at_least_float32
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class DeformableAttention(nn.Module):
         for linear in (self.offsets, self.weights):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
+        rings = offset_rings(heads, points).unsqueeze(1)  # (heads, 1, points, 2)
         with torch.no_grad():
-            rings = offset_rings(heads, points).to(self.offsets.bias)  # (heads, points, 2)
-            self.offsets.bias.copy_(rings.unsqueeze(1).expand(-1, levels, -1, -1).flatten())
+            self.offsets.bias.copy_(rings.expand(-1, levels, -1, -1).flatten())
 
     def forward(
         self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: MultiScaleMemory
@@ -97,9 +98,8 @@ class DeformableAttention(nn.Module):
         weights = at_least_float32(self.weights(query)).unflatten(-1, (self.heads, -1)).softmax(-1)
         centre, size = reference[:, :, None, :, None, :2], reference[:, :, None, :, None, 2:]
         if reference.shape[-1] == 2:
-            sizes = memory.spatial_shapes
-            cells = reference.new_tensor([[width, height] for height, width in sizes])
-            locations = centre + offsets / cells[:, None]
+            sizes = map_sizes(memory.spatial_shapes, reference)
+            locations = centre + offsets / sizes[:, None]
         else:
             locations = centre + offsets / self.points * size * 0.5
         sampled = multi_scale_deformable_attention(
@@ -141,29 +141,34 @@ def offset_rings(heads: int, points: int) -> Tensor:
     return direction.unsqueeze(1) * torch.arange(1, points + 1).view(-1, 1)
 
 
-def multi_scale_memory(
-    maps: Sequence[Tensor], padding: Tensor, positions: nn.Module, level_embedding: Tensor
-) -> MultiScaleMemory:
-    """Memory of maps (B, C, H_i, W_i), finest first, whose canvas is padded as in (B, H, W) bool.
+class PyramidTokens(nn.Module):
+    """From feature maps to tokens with their places, and a learned vector for each level.
 
-    ``positions`` embeds each level's padding; level_embedding (levels, C) is added to tell the
-    levels apart.
+    ``positions`` embeds the padding of each level, as ``SinePositions`` does.
     """
-    shapes = tuple((level.shape[-2], level.shape[-1]) for level in maps)
-    masks = [resize_padding(padding, *shape) for shape in shapes]
-    ratios = torch.stack([valid_ratio(mask) for mask in masks], dim=1)
-    places = [
-        positions(mask).flatten(1, 2).to(level) + embedding
-        for mask, level, embedding in zip(masks, maps, level_embedding, strict=True)
-    ]
-    return MultiScaleMemory(
-        tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1),
-        positions=torch.cat(places, dim=1),
-        padding=torch.cat([mask.flatten(1) for mask in masks], dim=1),
-        cells=cell_centres(shapes, ratios),
-        spatial_shapes=shapes,
-        valid_ratios=ratios,
-    )
+
+    def __init__(self, positions: nn.Module, *, levels: int, channels: int) -> None:
+        super().__init__()
+        self.positions = positions
+        self.level_embedding = nn.Parameter(torch.randn(levels, channels))
+
+    def forward(self, pyramid: FeaturePyramid, padding: Tensor) -> MultiScaleMemory:
+        """Memory of maps (B, C, H_i, W_i) on a canvas whose padding is (B, H, W) bool."""
+        shapes = tuple((level.shape[-2], level.shape[-1]) for level in pyramid)
+        masks = [resize_padding(padding, *shape) for shape in shapes]
+        ratios = torch.stack([valid_ratio(mask) for mask in masks], dim=1)
+        places = [
+            self.positions(mask).flatten(1, 2).to(level) + embedding
+            for mask, level, embedding in zip(masks, pyramid, self.level_embedding, strict=True)
+        ]
+        return MultiScaleMemory(
+            tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in pyramid], dim=1),
+            positions=torch.cat(places, dim=1),
+            padding=torch.cat([mask.flatten(1) for mask in masks], dim=1),
+            cells=cell_centres(shapes, ratios * map_sizes(shapes, ratios)),
+            spatial_shapes=shapes,
+            valid_ratios=ratios,
+        )
 
 
 def valid_ratio(padding: Tensor) -> Tensor:
@@ -176,13 +181,80 @@ def valid_ratio(padding: Tensor) -> Tensor:
     return torch.stack([columns.float() / width, rows.float() / height], dim=-1)
 
 
-def cell_centres(spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tensor) -> Tensor:
-    """Centres (B, N, 2) of all cells, (x, y), 0 and 1 at the edges of each image's valid area."""
+def map_sizes(spatial_shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """(width, height) of each level as a tensor (levels, 2)."""
+    return like.new_tensor([[width, height] for height, width in spatial_shapes])
+
+
+def cell_centres(spatial_shapes: Sequence[tuple[int, int]], extents: Tensor) -> Tensor:
+    """Centres (B, N, 2) of all cells, (x, y), 0 and 1 at the edges of each image's valid area.
+
+    extents (B, levels, 2): how many cells of each level are valid, in x and y.
+    """
     centres = []
     for level, (height, width) in enumerate(spatial_shapes):
-        rows = torch.arange(height, device=valid_ratios.device, dtype=torch.float32) + 0.5
-        columns = torch.arange(width, device=valid_ratios.device, dtype=torch.float32) + 0.5
+        rows = torch.arange(height, device=extents.device, dtype=extents.dtype) + 0.5
+        columns = torch.arange(width, device=extents.device, dtype=extents.dtype) + 0.5
         y, x = torch.meshgrid(rows, columns, indexing="ij")
-        valid = valid_ratios[:, level : level + 1] * valid_ratios.new_tensor([width, height])
-        centres.append(torch.stack([x.flatten(), y.flatten()], dim=-1) / valid)
+        cells = torch.stack([x.flatten(), y.flatten()], dim=-1)
+        centres.append(cells / extents[:, level : level + 1])
     return torch.cat(centres, dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeformableConfig:
+    """Settings of deformable encoder and decoder layers; the defaults are Deformable DETR's."""
+
+    channels: int = 256
+    """Width of tokens and queries."""
+    heads: int = 8
+    """Attention heads."""
+    points: int = 4
+    """Points per head and level."""
+    hidden: int = 1024
+    """Width of the feed-forward blocks."""
+    dropout: float = 0.1
+    """Dropout in all layers."""
+    encoder_layers: int = 6
+    """Encoder layers."""
+    decoder_layers: int = 6
+    """Decoder layers."""
+
+    def build_encoder(self, levels: int) -> Encoder:
+        """Encoder layers for maps on so many levels."""
+        layers = [
+            DeformableEncoderLayer(
+                self.build_attention(levels),
+                channels=self.channels,
+                hidden=self.hidden,
+                dropout=self.dropout,
+            )
+            for _ in range(self.encoder_layers)
+        ]
+        return Encoder(layers, nn.Identity())
+
+    def build_decoder(self, levels: int) -> list[DecoderLayer]:
+        """Decoder layers that look at so many levels."""
+        layers = [
+            DecoderLayer(
+                self.build_attention(levels),
+                channels=self.channels,
+                heads=self.heads,
+                hidden=self.hidden,
+                dropout=self.dropout,
+            )
+            for _ in range(self.decoder_layers)
+        ]
+        for layer in layers:
+            nn.init.xavier_uniform_(layer.self_attention.out_proj.weight)
+        return layers
+
+    def build_attention(self, levels: int) -> DeformableAttention:
+        """One deformable attention over so many levels."""
+        return DeformableAttention(
+            channels=self.channels,
+            heads=self.heads,
+            levels=levels,
+            points=self.points,
+            dropout=self.dropout,
+        )

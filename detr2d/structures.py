@@ -181,7 +181,8 @@ class Predictions(Batch):
     references (L + 1, B, Q, 2 or 3): the reference point that entered each layer and the one that
     left the last, normalised to [0, 1]; sampling_points (L, B, Q, P, 2 or 3): where each layer
     looked, in the same unit. Both are for eyes only: detached, and None where a system has none.
-    masks: those of the last layer, None where a system predicts none.
+    masks: those of the last layer, None where a system predicts none. proposals: what a two-stage
+    system's encoder predicts, as the one layer of predictions of their own.
     """
 
     logits: Tensor
@@ -189,6 +190,7 @@ class Predictions(Batch):
     references: Tensor | None = None
     sampling_points: Tensor | None = None
     masks: MaskPredictions | None = None
+    proposals: Predictions | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from detr2d.checkpoints.rename import Table, convert, rename
-from detr2d.config import SystemConfig
+from detr2d.config import Criterion, SystemConfig
 from detr2d.criterion import SetCriterion, cardinality_error, class_error
 from detr2d.images import NormalizeImages
+from detr2d.matching import Matches
 from detr2d.parity.fixtures import Case, Fixture, Section
 from detr2d.parity.ledger import Ledger, Line, compare, same, same_pairs
 from detr2d.structures import ImageBatch, Predictions, Targets, map_tensors, pad_stack
@@ -28,6 +29,9 @@ GRADIENT_TOLERANCE = 1e-3  # relative
 GRADIENT_FLOOR = 1e-8  # of the total norm: gradients that are zero but for rounding
 DOUBLE_TOLERANCE = 1e-6
 PROBE_SIZE = 256
+RECIPE = "epochs|lr(_.+)?|weight_decay|clip_max_norm|sgd|start_epoch|seed|batch_size|num_workers"
+RECIPE += "|dataset_file|coco_.*|cache_mode|remove_difficult|device|eval|frozen_weights|resume"
+RECIPE += "|output_dir|(mask|dice)_loss_coef|position_embedding_scale"
 ROUNDING = {"float16": 2**-11, "float32": 2**-24}  # relative, of what a case stores so
 
 
@@ -38,7 +42,10 @@ class Subject:
     fixture: Fixture
     system: SystemConfig
     model: nn.Module
-    criterion: SetCriterion
+    criterion: Criterion
+    """What trains the whole system."""
+    set_loss: SetCriterion
+    """The part of it that matches and trains the decoder's layers."""
     loss_names: Mapping[str, str]
     """Our name of a loss by the official one, such as loss_ce: class."""
     num_layers: int
@@ -52,6 +59,8 @@ class Subject:
     last_only: tuple[str, ...] = ()
     """Our names of losses that only the last layer has."""
     with_masks: bool = False
+    more_weights: Mapping[str, float] = field(default_factory=dict)
+    """Official loss weights beyond those of the decoder's layers, from our settings."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +174,7 @@ def check_settings(subject: Subject) -> Section:
         ledger.equal(key, value)
     ledger.skip("variant|official|torch|torchvision", "where the numbers come from")
     ledger.skip(f"num_classes|salt|{subject.used}", "what our system and weights are made from")
-    recipe = "epochs|lr|lr_drop|lr_backbone|weight_decay|clip_max_norm|dataset_file"
-    ledger.skip(f"args/({recipe})", "how it was trained: nothing to compute")
+    ledger.skip(f"args/({RECIPE})", "how it was trained: nothing to compute")
     return Section("settings", ledger.finish())
 
 
@@ -174,10 +182,10 @@ def loss_weights(subject: Subject) -> dict[str, float]:
     """Our loss weights under official names; the official code lists them for every layer."""
     suffixes = ["", *(f"_{layer}" for layer in range(subject.num_layers - 1))]
     return {
-        official + suffix: subject.criterion.loss[ours]
+        official + suffix: subject.set_loss.loss[ours]
         for suffix in suffixes
         for official, ours in subject.loss_names.items()
-    }
+    } | dict(subject.more_weights)
 
 
 def check_inputs(ledger: Ledger, batch: ImageBatch) -> None:
@@ -261,7 +269,7 @@ def rounding(ledger: Ledger, key: str) -> float:
 
 def check_losses(ledger: Ledger, subject: Subject, run: Run) -> None:
     """Lines on every loss without its weight, on the logs that are not trained, and the total."""
-    targets, criterion = targets_of(run.batch), subject.criterion
+    targets, criterion = targets_of(run.batch), subject.set_loss
     num_layers = len(run.predictions.logits)
     cardinality = cardinality_error(run.predictions, targets)
     for layer in range(num_layers):
@@ -282,28 +290,37 @@ def check_losses(ledger: Ledger, subject: Subject, run: Run) -> None:
 
 def check_matches(ledger: Ledger, subject: Subject, run: Run) -> None:
     """Lines on the matched pairs of every layer."""
-    matches = subject.criterion.match(run.predictions, targets_of(run.batch))
-    columns = (matches.layers, matches.images, matches.queries, matches.objects)
-    ours = list(zip(*(column.tolist() for column in columns), strict=True))
+    matches = subject.set_loss.match(run.predictions, targets_of(run.batch))
+    ours = matched_pairs(matches)
     last = len(run.predictions.logits) - 1
-
-    def pairs(found: list[Any], layer: int) -> list[tuple[int, ...]]:
-        return [
-            (layer, image, query, target)
-            for image, (queries, objects) in enumerate(found)
-            for query, target in zip(queries, objects, strict=True)
-        ]
 
     def line(key: str, layers: range) -> Line:
         found = ledger.take(key)
         official = [found] if key == "hungarian_last" else found
         wanted = [
-            pair for layer, one in zip(layers, official, strict=True) for pair in pairs(one, layer)
+            pair
+            for layer, one in zip(layers, official, strict=True)
+            for pair in official_pairs(one, layer)
         ]
         return same_pairs(key, [pair for pair in ours if pair[0] in layers], wanted)
 
     ledger.judge("hungarian_last", lambda: line("hungarian_last", range(last, last + 1)))
     ledger.judge("hungarian_aux", lambda: line("hungarian_aux", range(last)))
+
+
+def matched_pairs(matches: Matches) -> list[tuple[int, ...]]:
+    """Our pairs as (layer, image, query, object)."""
+    columns = (matches.layers, matches.images, matches.queries, matches.objects)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def official_pairs(found: list[Any], layer: int) -> list[tuple[int, ...]]:
+    """The same of what a case lists for one layer: queries and objects of each image."""
+    return [
+        (layer, image, query, target)
+        for image, (queries, objects) in enumerate(found)
+        for query, target in zip(queries, objects, strict=True)
+    ]
 
 
 def check_gradients(ledger: Ledger, subject: Subject, run: Run, double: Run) -> None:
@@ -364,7 +381,7 @@ def check_double(ledger: Ledger, case: Case, double: Run) -> None:
 
 def _noise_line(ledger: Ledger, case: Case, ours: Mapping[str, Tensor]) -> Line:
     recorded, measured = ledger.take("fp64_max_abs_diff"), {}
-    for name in recorded:
+    for name in ours:
         official = case.arrays[f"out/{name}"]
         if official.dtype != np.float16:  # which rounds far more than what is recorded
             measured[name] = float(np.abs(ours[name].numpy() - official).max())

@@ -82,6 +82,7 @@ def make_subject(fixture: Fixture) -> Subject:
         system=system,
         model=load_weights(system, fixture),
         criterion=criterion,
+        set_loss=criterion,
         loss_names={**BOX_LOSSES, **MASK_LOSSES} if masks else BOX_LOSSES,
         num_layers=args["dec_layers"],
         target_classes=201 if masks else 91,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from detr2d.parity.deformable_detr import check_deformable_detr
 from detr2d.parity.detr import check_detr
 from detr2d.parity.fixtures import Fixture, Section, read_fixture
 from detr2d.parity.ledger import Line
@@ -12,6 +13,7 @@ from detr2d.parity.ops import check_ops
 
 FAMILIES: dict[str, Callable[[Fixture], Iterator[Section]]] = {
     "detr_": check_detr,
+    "deformable_detr_": check_deformable_detr,
 }
 
 

@@ -8,15 +8,22 @@ from detr2d.deformable import (
     DeformableAttention,
     DeformableEncoderLayer,
     MultiScaleMemory,
+    PyramidTokens,
     cell_centres,
-    multi_scale_memory,
     offset_rings,
     valid_ratio,
 )
 from detr2d.images import valid_pixels
 from detr2d.positions import SinePositions
+from detr2d.structures import FeaturePyramid
 
 SHAPES = ((8, 12), (4, 6))
+
+
+def tokens() -> PyramidTokens:
+    built = PyramidTokens(SinePositions(16), levels=2, channels=16)
+    nn.init.zeros_(built.level_embedding)
+    return built
 
 
 def memory(sizes: list[list[float]], noise: float = 0.0) -> MultiScaleMemory:
@@ -24,7 +31,7 @@ def memory(sizes: list[list[float]], noise: float = 0.0) -> MultiScaleMemory:
     generator = torch.Generator().manual_seed(1)
     padding = ~valid_pixels(torch.tensor(sizes), 32, 48)
     maps = [torch.randn(len(sizes), 16, *shape, generator=generator) for shape in SHAPES]
-    built = multi_scale_memory(maps, padding, SinePositions(16), torch.zeros(2, 16))
+    built = tokens()(FeaturePyramid(tuple(maps)), padding)
     spoil = noise * built.padding.unsqueeze(-1)
     return MultiScaleMemory(**{**vars(built), "tokens": built.tokens + spoil})
 
@@ -57,7 +64,7 @@ def test_valid_ratio_is_the_share_of_columns_and_rows() -> None:
 
 
 def test_cells_are_counted_in_the_valid_area() -> None:
-    centres = cell_centres(((1, 2), (1, 1)), torch.tensor([[[0.5, 1.0], [1.0, 1.0]]]))
+    centres = cell_centres(((1, 2), (1, 1)), torch.tensor([[[1.0, 1.0], [1.0, 1.0]]]))
     torch.testing.assert_close(centres, torch.tensor([[[0.5, 0.5], [1.5, 0.5], [0.5, 0.5]]]))
 
 
@@ -97,9 +104,7 @@ def test_an_image_means_the_same_on_a_larger_canvas() -> None:
         level[..., : height // 2, : width // 2]
         for level, (height, width) in zip(maps, SHAPES, strict=True)
     ]
-    alone = multi_scale_memory(
-        cropped, torch.zeros(1, 16, 24, dtype=torch.bool), SinePositions(16), torch.zeros(2, 16)
-    )
+    alone = tokens()(FeaturePyramid(tuple(cropped)), torch.zeros(1, 16, 24, dtype=torch.bool))
     query, reference = torch.randn(1, 5, 16), torch.rand(1, 5, 4)
     torch.testing.assert_close(
         built(query, query, reference, small)[0], built(query, query, reference, alone)[0]
