@@ -50,11 +50,21 @@ class DecoderLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(channels)
 
     def forward(
-        self, query: Tensor, query_pos: Tensor, reference: Tensor | None, memory: object
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        reference: Tensor | None,
+        memory: object,
+        self_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Queries (B, Q, C) after this layer, and where its cross-attention looked."""
+        """Queries (B, Q, C) after this layer, and where its cross-attention looked.
+
+        self_mask (Q, Q) bool, True where a query (row) must not look at another (column).
+        """
         keys = query + query_pos
-        attended, _ = self.self_attention(keys, keys, query, need_weights=False)
+        attended, _ = self.self_attention(
+            keys, keys, query, attn_mask=self_mask, need_weights=False
+        )
         query = self.self_norm(query + self.self_dropout(attended))
         looked, sampling_points = self.cross_attention(query, query_pos, reference, memory)
         query = self.cross_norm(query + looked)
@@ -108,16 +118,16 @@ def feed_forward(channels: int, hidden: int, dropout: float) -> nn.Sequential:
     )
 
 
-def inverse_sigmoid(x: Tensor) -> Tensor:
-    """Logit of x in [0, 1], clamped to finite values (about +-11.5)."""
+def inverse_sigmoid(x: Tensor, eps: float = EPS) -> Tensor:
+    """Logit of x in [0, 1], clamped to finite values: +-11.5 with the default ``eps``."""
     x = x.clamp(0, 1)
-    return (x.clamp(min=EPS) / (1 - x).clamp(min=EPS)).log()
+    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
 
 
-def refine(delta: Tensor, reference: Tensor) -> Tensor:
+def refine(delta: Tensor, reference: Tensor, eps: float = EPS) -> Tensor:
     """Add ``inverse_sigmoid(reference)`` (..., n) to the first n entries of ``delta`` (..., D)."""
     n = reference.shape[-1]
-    return torch.cat([delta[..., :n] + inverse_sigmoid(reference), delta[..., n:]], dim=-1)
+    return torch.cat([delta[..., :n] + inverse_sigmoid(reference, eps), delta[..., n:]], dim=-1)
 
 
 def prior_bias(prior: float = 0.01) -> float:

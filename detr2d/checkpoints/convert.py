@@ -13,7 +13,7 @@ from detr2d.checkpoints.official import read_official
 from detr2d.checkpoints.rename import MisfitError, convert
 from detr2d.config import Experiment, UserError, load_experiment, to_json, user_errors
 
-CLASS_HEADS = ("class_head.", "class_heads.", "queries.proposals.class_head.")
+CLASS_HEADS = ("class_head.", "class_heads.", "queries.proposals.class_head.", "denoising.labels.")
 
 
 def convert_checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,6 @@ from detr2d.parity.detection import (
     Run,
     Subject,
     check_double,
-    check_gradients,
     check_inputs,
     check_losses,
     check_matches,
@@ -22,17 +22,21 @@ from detr2d.parity.detection import (
     check_probes,
     check_settings,
     class_names,
+    exactly,
     load_weights,
     make_batch,
     run_case,
     run_double,
+    targets_of,
 )
 from detr2d.parity.detr import BOX_LOSSES, DEPTHS
 from detr2d.parity.fixtures import Case, Fixture, Section
+from detr2d.parity.gradients import check_gradients
 from detr2d.parity.ledger import Ledger, Line
 from detr2d.parity.two_stage import (
     check_stage,
     check_top_detections,
+    double_tolerance,
     official_choice,
     pyramid_finder,
     pyramid_names,
@@ -132,11 +136,14 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
     check_losses(ledger, subject, run)
     check_matches(ledger, subject, run)
     double = run_double(subject, batch)
-    if subject.fixture.config["args"]["two_stage"]:
-        check_stage(ledger, subject, case, (run, double), "enc")
+    two_stage = subject.fixture.config["args"]["two_stage"]
+    if two_stage:
+        criterion: Any = subject.criterion
+        targets = criterion.proposal_targets(targets_of(batch))
+        check_stage(ledger, subject, case, (run, double), "enc", targets)
     check_gradients(ledger, subject, run, double)
     check_top_detections(ledger, subject, case, run)
-    check_double(ledger, case, double)
+    check_double(ledger, case, double, partial(double_tolerance, case) if two_stage else exactly)
     ledger.skip("spread|post_topk_min_gap_per_image", "statistics of outputs that are compared")
     ledger.skip("(forward|backward)_seconds", "speed of the machine that made the case")
     return ledger.finish()
