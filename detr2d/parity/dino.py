@@ -189,15 +189,14 @@ def box_parts(
     predictions: Predictions, targets: tuple[Targets, ...], matches: Matches
 ) -> dict[str, Tensor]:
     """L1 of centres and of sizes (L,) over the number of objects: logs, no losses."""
-    boxes = torch.stack(
-        [
-            targets[image].boxes[instance]
-            for image, instance in zip(matches.images, matches.objects, strict=True)
-        ]
-    )
+    counts = torch.tensor([len(target) for target in targets])
+    starts = counts.cumsum(0) - counts
+    boxes = torch.cat([target.boxes for target in targets])[
+        starts[matches.images] + matches.objects
+    ]
     found = predictions.codes[matches.layers, matches.images, matches.queries]
     centre, size = (found - boxes).abs().unflatten(1, (2, 2)).sum(2).unbind(1)
-    count = max(1, sum(map(len, targets)))
+    count = counts.sum().clamp(min=1)
     zeros = torch.zeros(len(predictions.codes))
     return {
         name: zeros.index_add(0, matches.layers, part.to(zeros)) / count

@@ -45,6 +45,8 @@ from detr2d.structures import (
     at_least_float32,
 )
 
+COST_EPS = 1e-8  # in the logarithms of matching costs, as in the released code
+
 
 @dataclass(frozen=True)
 class Start:
@@ -229,7 +231,7 @@ class DeformableDETRConfig(SystemConfig):
         """Focal loss, L1 and generalised IoU with the paper's weights."""
         weights = {"class": 2.0, "l1": 5.0, "giou": 2.0}
         set_loss = SetCriterion(
-            classes=FocalClasses(), codec=NormalizedBox2D(), cost=weights, loss=weights
+            classes=FocalClasses(eps=COST_EPS), codec=NormalizedBox2D(), cost=weights, loss=weights
         )
         return TwoStageCriterion(set_loss, class_agnostic=True)
 

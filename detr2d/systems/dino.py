@@ -52,6 +52,7 @@ from detr2d.structures import (
 )
 
 EPS = 1e-3  # of inverse sigmoids in the released code
+COST_EPS = 1e-8  # in the logarithms of matching costs there
 BOX_SLACK = 1e-6  # in the denominators of overlaps there
 
 
@@ -258,7 +259,7 @@ class DINOConfig(SystemConfig):
     def build_criterion(self, classes: tuple[str, ...]) -> DINOCriterion:
         """Focal loss, L1 and generalised IoU with the released weights."""
         set_loss = SetCriterion(
-            classes=FocalClasses(),
+            classes=FocalClasses(eps=COST_EPS),
             codec=NormalizedBox2D(slack=BOX_SLACK),
             cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
             loss={"class": 1.0, "l1": 5.0, "giou": 2.0},
