@@ -59,9 +59,10 @@ def to_pixels(boxes: Tensor, image_size: Tensor) -> Tensor:
     return to_corners(boxes) * image_size.flip(0).repeat(2).to(boxes)
 
 
-def overlaps(corners: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def overlaps(corners: Tensor, others: Tensor, slack: float = 0.0) -> tuple[Tensor, Tensor]:
     """Intersection over union and its generalised form of two broadcastable (..., 4): (...).
 
+    ``slack`` is added to what is divided by (1e-6 in DINO's released code).
     Generalised IoU (Rezatofighi et al., CVPR 2019) subtracts the part of the enclosing box that
     neither covers, so that boxes apart still have a gradient.
     """
@@ -74,8 +75,8 @@ def overlaps(corners: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     intersection = shared.clamp(min=0).prod(-1)
     union = _area(corners) + _area(others) - intersection
     enclosing = hull.clamp(min=0).prod(-1).clamp(min=SMALLEST_AREA)
-    iou = intersection / union.clamp(min=SMALLEST_AREA)
-    return iou, iou - (enclosing - union) / enclosing
+    iou = intersection / (union + slack).clamp(min=SMALLEST_AREA)
+    return iou, iou - (enclosing - union) / (enclosing + slack)
 
 
 def _area(corners: Tensor) -> Tensor:
@@ -86,11 +87,14 @@ class NormalizedBox2D:
     """Code of 4 that is the box itself: (centre x, centre y, width, height), each in [0, 1].
 
     Systems write it through a sigmoid. Costs and losses are DETR's (section 3.1, eq. 9 and 10):
-    L1 and 1 - generalised IoU; the cost leaves out the constant 1.
+    L1 and 1 - generalised IoU; the cost leaves out the constant 1. ``slack`` as in ``overlaps``.
     """
 
     code_size = 4
     terms: tuple[str, ...] = ("l1", "giou")
+
+    def __init__(self, slack: float = 0.0) -> None:
+        self.slack = slack
 
     def encode(self, boxes: Tensor) -> Tensor:
         """The boxes (..., 4) themselves."""
@@ -104,12 +108,14 @@ class NormalizedBox2D:
         """``l1``, the sum of absolute differences, and ``giou``, negated: (..., Q, T)."""
         codes = at_least_float32(codes)
         targets = targets.to(codes.dtype)
-        _, giou = overlaps(to_corners(codes).unsqueeze(-2), to_corners(targets).unsqueeze(-3))
+        _, giou = overlaps(
+            to_corners(codes).unsqueeze(-2), to_corners(targets).unsqueeze(-3), self.slack
+        )
         return {"l1": torch.cdist(codes, targets, p=1), "giou": -giou}
 
     def losses(self, codes: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """``l1``, the sum of absolute differences, and ``giou``, one minus it: (M,)."""
         codes = at_least_float32(codes)
         targets = targets.to(codes.dtype)
-        _, giou = overlaps(to_corners(codes), to_corners(targets))
+        _, giou = overlaps(to_corners(codes), to_corners(targets), self.slack)
         return {"l1": (codes - targets).abs().sum(-1), "giou": 1 - giou}

@@ -128,6 +128,8 @@ class TrainConfig:
     """Peak learning rate of everything but the backbone."""
     backbone_lr_factor: float = 0.1
     """The backbone's learning rate is lr times this."""
+    slow_parameters: tuple[str, ...] = ()
+    """Parameters whose name contains one of these learn as slowly as the backbone."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay; norms, biases and embeddings are left out."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"

@@ -82,15 +82,40 @@ class SetCriterion:
 
         Their sum is what is trained. Raises ValueError if targets and predictions differ in number.
         """
-        logits, codes = predictions.logits, predictions.codes
-        num_layers, num_images = logits.shape[:2]
+        logits = predictions.logits
+        num_images = logits.shape[1]
         if len(targets) != num_images:
             raise ValueError(f"{num_images} images need as many targets, got {len(targets)}")
-        stacked = self._stack(targets)
+        stacked, num_objects = self.stack(targets), self.count(targets, logits)
         matches = match(self._costs(predictions, stacked), stacked.counts)
-        num_objects = logits.new_tensor(float(sum(stacked.counts)))
-        num_objects = mean_over_processes(num_objects).clamp(min=1)
+        weighted = self.losses(logits, predictions.codes, stacked, matches, num_objects)
+        if self.masks is not None:
+            pairs = last_layer(matches, stacked.counts, logits.shape[2])
+            found = self._mask_losses(predictions.masks, pairs, targets)
+            weighted |= {
+                name: self.loss[name] * values.sum() / num_objects for name, values in found.items()
+            }
+        return weighted
 
+    def count(self, targets: Sequence[Targets], like: Tensor) -> Tensor:
+        """Number () of objects, averaged over processes, at least one; type and device ``like``."""
+        number = like.new_tensor(float(sum(len(target) for target in targets)))
+        return mean_over_processes(number).clamp(min=1)
+
+    def losses(
+        self,
+        logits: Tensor,
+        codes: Tensor,
+        stacked: StackedTargets,
+        matches: Matches,
+        num_objects: Tensor,
+    ) -> dict[str, Tensor]:
+        """Weighted scalar losses of given matches, by layer and term, without those of masks.
+
+        logits (L, B, Q, K) and codes (L, B, Q, D); queries that nothing is matched with have to
+        say "no object".
+        """
+        num_layers = len(logits)
         where = (matches.layers, matches.images, matches.queries)
         which = (matches.images, matches.objects)
         no_object = self.classes.num_classes(logits.shape[-1])
@@ -100,18 +125,11 @@ class SetCriterion:
         for name, values in self.codec.losses(codes[where], stacked.codes[which]).items():
             sums = values.new_zeros(num_layers).index_add(0, matches.layers, values)
             losses[name] = sums / num_objects
-        weighted = {
+        return {
             name if layer == num_layers - 1 else f"layer{layer}/{name}": self.loss[name] * value
             for name, values in losses.items()
             for layer, value in enumerate(values.unbind(0))
         }
-        if self.masks is not None:
-            pairs = last_layer(matches, stacked.counts, logits.shape[2])
-            found = self._mask_losses(predictions.masks, pairs, targets)
-            weighted |= {
-                name: self.loss[name] * values.sum() / num_objects for name, values in found.items()
-            }
-        return weighted
 
     def match(self, predictions: Predictions, targets: Sequence[Targets]) -> Matches:
         """The pairs that are trained, of all layers and images, in this order."""
@@ -119,9 +137,10 @@ class SetCriterion:
 
     def costs(self, predictions: Predictions, targets: Sequence[Targets]) -> Tensor:
         """Weighted matching costs (L, B, Q, T); columns beyond an image's objects mean nothing."""
-        return self._costs(predictions, self._stack(targets))
+        return self._costs(predictions, self.stack(targets))
 
-    def _stack(self, targets: Sequence[Targets]) -> StackedTargets:
+    def stack(self, targets: Sequence[Targets]) -> StackedTargets:
+        """Targets as tensors, their boxes as codes."""
         return StackedTargets(
             labels=pad_stack([target.labels for target in targets]),
             codes=self.codec.encode(pad_stack([target.boxes for target in targets], fill=1)),

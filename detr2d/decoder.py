@@ -55,14 +55,16 @@ class DecoderLayer(nn.Module):
         query_pos: Tensor,
         reference: Tensor | None,
         memory: object,
-        blocked: Tensor | None = None,
+        self_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Queries (B, Q, C) after this layer, and where its cross-attention looked.
 
-        ``blocked`` (Q, Q) bool is True where a query (row) may not look at another one (column).
+        self_mask (Q, Q) bool, True where a query (row) must not look at another (column).
         """
         keys = query + query_pos
-        attended, _ = self.self_attention(keys, keys, query, need_weights=False, attn_mask=blocked)
+        attended, _ = self.self_attention(
+            keys, keys, query, attn_mask=self_mask, need_weights=False
+        )
         query = self.self_norm(query + self.self_dropout(attended))
         looked, sampling_points = self.cross_attention(query, query_pos, reference, memory)
         query = self.cross_norm(query + looked)
@@ -116,25 +118,30 @@ def feed_forward(channels: int, hidden: int, dropout: float) -> nn.Sequential:
     )
 
 
-def inverse_sigmoid(x: Tensor) -> Tensor:
-    """Logit of x in [0, 1], clamped to finite values (about +-11.5)."""
+def inverse_sigmoid(x: Tensor, eps: float = EPS) -> Tensor:
+    """Logit of x in [0, 1], clamped to finite values: +-11.5 with the default ``eps``."""
     x = x.clamp(0, 1)
-    return (x.clamp(min=EPS) / (1 - x).clamp(min=EPS)).log()
+    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
 
 
-def refine(delta: Tensor, reference: Tensor) -> Tensor:
+def refine(delta: Tensor, reference: Tensor, eps: float = EPS) -> Tensor:
     """Add ``inverse_sigmoid(reference)`` (..., n) to the first n entries of ``delta`` (..., D)."""
     n = reference.shape[-1]
-    return torch.cat([delta[..., :n] + inverse_sigmoid(reference), delta[..., n:]], dim=-1)
+    return torch.cat([delta[..., :n] + inverse_sigmoid(reference, eps), delta[..., n:]], dim=-1)
+
+
+def prior_bias(prior: float = 0.01) -> float:
+    """Bias of a class head whose every score is ``prior`` at first.
+
+    RetinaNet (Lin et al., ICCV 2017), section 4.1.
+    """
+    return -math.log((1 - prior) / prior)
 
 
 def class_head(channels: int, num_classes: int, prior: float = 0.01) -> nn.Sequential:
-    """Two (Linear, LayerNorm, ReLU) and a Linear whose bias makes every score ``prior`` at first.
-
-    The prior is that of RetinaNet (Lin et al., ICCV 2017), section 4.1.
-    """
+    """Two (Linear, LayerNorm, ReLU) and a Linear with ``prior_bias``."""
     last = nn.Linear(channels, num_classes)
-    nn.init.constant_(last.bias, -math.log((1 - prior) / prior))
+    nn.init.constant_(last.bias, prior_bias(prior))
     return nn.Sequential(
         nn.Linear(channels, channels),
         nn.LayerNorm(channels),

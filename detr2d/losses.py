@@ -22,12 +22,14 @@ class FocalClasses:
     """Sigmoid classes with the focal loss (Lin et al., ICCV 2017), one logit per class.
 
     The cost of a class is the focal loss of calling it present minus that of calling it absent
-    (Deformable DETR, released code). The loss is divided by the number of objects.
+    (Deformable DETR, released code). The loss is divided by the number of objects. ``eps`` is added
+    to the probabilities whose logarithms the cost takes (1e-8 in that code).
     """
 
-    def __init__(self, alpha: float = 0.25, gamma: float = 2.0) -> None:
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, eps: float = 0.0) -> None:
         self.alpha = alpha
         self.gamma = gamma
+        self.eps = eps
 
     def num_classes(self, width: int) -> int:
         """Number of classes K that ``width`` logits tell apart: all."""
@@ -37,8 +39,11 @@ class FocalClasses:
         """Costs (..., Q, T) of logits (..., Q, K) against labels (..., T)."""
         logits = at_least_float32(logits)
         probability = logits.sigmoid()
-        present = -self.alpha * (1 - probability) ** self.gamma * F.logsigmoid(logits)
-        absent = -(1 - self.alpha) * probability**self.gamma * F.logsigmoid(-logits)
+        floor = logits.new_tensor(self.eps).log()
+        log_present = torch.logaddexp(F.logsigmoid(logits), floor)
+        log_absent = torch.logaddexp(F.logsigmoid(-logits), floor)
+        present = -self.alpha * (1 - probability) ** self.gamma * log_present
+        absent = -(1 - self.alpha) * probability**self.gamma * log_absent
         return _at_labels(present - absent, labels)
 
     def losses(self, logits: Tensor, labels: Tensor, num_objects: Tensor) -> Tensor:

@@ -19,25 +19,26 @@ COSINE_END = 1e-3
 
 
 def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
-    """Groups: backbone or not, decayed or not (``decayed``); empty groups are left out.
+    """Groups: slow or not, decayed or not (``decayed``); empty groups are left out.
 
-    The backbone is ``model.backbone``. Vectors (norms, biases) and embedding tables are not
-    decayed. Frozen parameters are left out.
+    Slow are ``model.backbone`` and ``train.slow_parameters``. Vectors (norms, biases) and embedding
+    tables are not decayed. Frozen parameters are left out.
     """
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed = parameter.dim() > 1 and id(parameter) not in tables
-            groups.setdefault((name.startswith("backbone."), decayed), []).append(parameter)
+            slow = name.startswith("backbone.") or any(s in name for s in train.slow_parameters)
+            groups.setdefault((slow, decayed), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": train.lr * (train.backbone_lr_factor if in_backbone else 1.0),
+            "lr": train.lr * (train.backbone_lr_factor if slow else 1.0),
             "weight_decay": train.weight_decay if decayed else 0.0,
             "decayed": decayed,
         }
-        for (in_backbone, decayed), parameters in groups.items()
+        for (slow, decayed), parameters in groups.items()
     ]
 
 

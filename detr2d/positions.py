@@ -15,9 +15,10 @@ def sine_embedding(points: Tensor, channels: int, *, temperature: float, scale: 
 
     Each coordinate, multiplied by ``scale``, gets ``channels`` / 2 frequencies from 1 down to
     almost 1 / ``temperature``, sine and cosine interleaved (Vaswani et al., 2017; DETR, appendix).
-    The order of operations is DETR's, so that its official outputs are met to the last bit.
+    The order of operations is DETR's, so that its official outputs are met to the last bit; so are
+    frequencies in float32 for points of any precision.
     """
-    exponent = torch.arange(0, channels, 2, device=points.device, dtype=points.dtype) / channels
+    exponent = torch.arange(0, channels, 2, device=points.device, dtype=torch.float32) / channels
     angle = points.unsqueeze(-1) * scale / temperature**exponent  # (..., n, channels / 2)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-3)
 
@@ -31,26 +32,34 @@ def cell_counts(padding: Tensor) -> Tensor:
     return torch.stack([valid.cumsum(1), valid.cumsum(2)], dim=-1)
 
 
-def cell_positions(padding: Tensor) -> Tensor:
-    """Place (B, h, w, 2) of each cell: its number by that of the last valid one, in (0, 1]."""
+def cell_positions(padding: Tensor, offset: float = 0.0) -> Tensor:
+    """Place (B, h, w, 2) of each cell: its number plus ``offset``, by that of the last valid one.
+
+    (row, column); the edges of the valid area are at 0 and 1 where the offset is -0.5.
+    """
     rows, columns = cell_counts(padding).unbind(-1)
-    return torch.stack([rows / (rows[:, -1:] + EPS), columns / (columns[:, :, -1:] + EPS)], dim=-1)
+    places = (rows + offset) / (rows[:, -1:] + EPS), (columns + offset) / (columns[:, :, -1:] + EPS)
+    return torch.stack(places, dim=-1)
 
 
 class SinePositions(nn.Module):
-    """Sine embedding of each cell's place in the image (DETR, appendix A.4), float32."""
+    """Sine embedding of each cell's place in the image (DETR, appendix A.4), float32.
 
-    def __init__(self, channels: int, *, temperature: float = 1e4) -> None:
+    DETR counts a cell's lower right corner; Deformable DETR its centre, with ``offset`` -0.5.
+    """
+
+    def __init__(self, channels: int, *, temperature: float = 1e4, offset: float = 0.0) -> None:
         super().__init__()
         if channels % 4:
             raise ValueError(f"sine positions need channels divisible by 4, got {channels}")
         self.channels = channels
         self.temperature = temperature
+        self.offset = offset
 
     def forward(self, padding: Tensor) -> Tensor:
         """Embedding (B, h, w, C), the row's half first, of padding (B, h, w), True outside."""
         return sine_embedding(
-            cell_positions(padding),
+            cell_positions(padding, self.offset),
             self.channels // 2,
             temperature=self.temperature,
             scale=2 * math.pi,

@@ -174,6 +174,19 @@ class MaskPredictions(Batch):
 
 
 @dataclass(frozen=True)
+class DenoisingPredictions(Batch):
+    """Outputs of all decoder layers for denoising queries, see ``detr2d.denoising``.
+
+    logits (L, B, N, K) and codes (L, B, N, D) of N = 2 * groups * objects queries.
+    """
+
+    logits: Tensor
+    codes: Tensor
+    groups: int
+    objects: int
+
+
+@dataclass(frozen=True)
 class Predictions(Batch):
     """Outputs of all decoder layers, first layer first.
 
@@ -181,7 +194,9 @@ class Predictions(Batch):
     references (L + 1, B, Q, 2 or 3): the reference point that entered each layer and the one that
     left the last, normalised to [0, 1]; sampling_points (L, B, Q, P, 2 or 3): where each layer
     looked, in the same unit. Both are for eyes only: detached, and None where a system has none.
-    masks: those of the last layer, None where a system predicts none.
+    masks: those of the last layer, None where a system predicts none. proposals: what a two-stage
+    system's encoder predicts, as the one layer of predictions of their own. denoising: those of
+    denoising queries, in training only.
     """
 
     logits: Tensor
@@ -189,6 +204,8 @@ class Predictions(Batch):
     references: Tensor | None = None
     sampling_points: Tensor | None = None
     masks: MaskPredictions | None = None
+    proposals: Predictions | None = None
+    denoising: DenoisingPredictions | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}

@@ -8,6 +8,8 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyrami
 
 from detr2d.structures import FeaturePyramid
 
+NORM_GROUPS = 32
+
 
 class StridedLevels(ExtraFPNBlock):
     """Coarser levels by stride-2 3 x 3 convolutions of the last output (mmdet: "on_output").
@@ -69,3 +71,35 @@ class CPFPN(nn.Module):
             upsampled = F.interpolate(maps[finer + 1], maps[finer].shape[-2:], mode="nearest")
             maps[finer] = maps[finer] + upsampled
         return FeaturePyramid((self.output(maps[0]), *maps[1:]))
+
+
+class LevelProjections(nn.Module):
+    """Every map to one width by a 1 x 1 convolution, plus coarser maps by strided ones.
+
+    Deformable DETR, section 4.1 and appendix A.2: the first extra level is made of the backbone's
+    last map, a further one of the extra level before it. Each is followed by group norm.
+    """
+
+    def __init__(self, in_channels: tuple[int, ...], channels: int, extra_levels: int = 0) -> None:
+        super().__init__()
+        sources = (in_channels[-1], *[channels] * extra_levels)[:extra_levels]
+        convs = [nn.Conv2d(source, channels, 1) for source in in_channels]
+        convs += [nn.Conv2d(source, channels, 3, stride=2, padding=1) for source in sources]
+        for conv in convs:
+            nn.init.xavier_uniform_(conv.weight)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        self.projections = nn.ModuleList(
+            nn.Sequential(conv, nn.GroupNorm(NORM_GROUPS, channels)) for conv in convs
+        )
+        self.num_levels = len(convs)
+
+    def forward(self, features: FeaturePyramid) -> FeaturePyramid:
+        """Maps (N, C, H_i, W_i) of one width C, finest first."""
+        plain, extra = self.projections[: len(features)], self.projections[len(features) :]
+        maps = [project(level) for project, level in zip(plain, features, strict=True)]
+        source = features.maps[-1]
+        for project in extra:
+            source = project(source)
+            maps.append(source)
+        return FeaturePyramid(tuple(maps))

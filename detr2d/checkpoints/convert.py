@@ -27,7 +27,7 @@ from detr2d.config import (
     user_errors,
 )
 
-CLASS_HEADS = ("class_head.", "class_heads.")
+CLASS_HEADS = ("class_head.", "class_heads.", "queries.proposals.class_head.", "denoising.labels.")
 
 
 def convert_checkpoint(

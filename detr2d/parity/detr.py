@@ -18,7 +18,6 @@ from detr2d.parity.detection import (
     Run,
     Subject,
     check_double,
-    check_gradients,
     check_inputs,
     check_losses,
     check_matches,
@@ -33,6 +32,7 @@ from detr2d.parity.detection import (
     tolerance,
 )
 from detr2d.parity.fixtures import Case, Fixture, Section
+from detr2d.parity.gradients import check_gradients
 from detr2d.parity.ledger import Ledger, Line, agree_up_to_ties
 from detr2d.parity.masks import check_masks, check_panoptic
 from detr2d.systems.detr import DETRConfig
@@ -82,6 +82,7 @@ def make_subject(fixture: Fixture) -> Subject:
         system=system,
         model=load_weights(system, fixture),
         criterion=criterion,
+        set_loss=criterion,
         loss_names={**BOX_LOSSES, **MASK_LOSSES} if masks else BOX_LOSSES,
         num_layers=args["dec_layers"],
         target_classes=201 if masks else 91,

@@ -51,6 +51,14 @@ def test_groups_separate_backbone_and_vectors_and_hold_every_parameter_once() ->
     }
 
 
+def test_named_parameters_are_as_slow_as_the_backbone() -> None:
+    model = PointModel(width=8, dropout=0.0)
+    train = replace(TRAIN, backbone_lr_factor=0.1, slow_parameters=("head",))
+    groups = parameter_groups(model, train)
+    slow = {id(p) for group in groups if group["lr"] < 0.1 for p in group["params"]}
+    assert slow == {id(p) for p in [*model.backbone.parameters(), *model.head.parameters()]}
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = PointModel(width=8, dropout=0.0)
     model.backbone.requires_grad_(False)

@@ -1,0 +1,61 @@
+r"""DINO, small, on the toy world's COCO annotations.
+
+Run:   python tools/make_toy_nuscenes.py outputs/toy2d/world
+       python tools/train.py configs/toy/dino.py
+       python tools/evaluate.py configs/toy/dino.py \
+           outputs/toy2d/dino/model.safetensors
+"""
+
+from pathlib import Path
+
+from detr2d.backbones.resnet import ResNetConfig
+from detr2d.config import Experiment, TrainConfig
+from detr2d.data.coco import CocoConfig
+from detr2d.data.transforms import Resolution
+from detr2d.deformable import DeformableConfig
+from detr2d.systems.dino import DenoisingConfig, DINOConfig
+
+experiment = Experiment(
+    system=DINOConfig(
+        backbone=ResNetConfig(depth=10, widths=(32, 64, 128, 256), norm="batch"),
+        extra_levels=0,
+        transformer=DeformableConfig(
+            channels=128,
+            heads=4,
+            hidden=256,
+            dropout=0.0,
+            encoder_layers=1,
+            decoder_layers=3,
+        ),
+        num_queries=100,
+        denoising=DenoisingConfig(count=50),
+        images="standardized",
+    ),
+    data=CocoConfig(
+        root=Path("outputs/toy2d/world"),
+        training_images=".",
+        training_annotations="coco/annotations/instances_mini_train.json",
+        evaluation_images=".",
+        evaluation_annotations="coco/annotations/instances_mini_val.json",
+        resolution=Resolution(
+            shortest=256,
+            longest=448,
+            training_shortest=(224, 256, 288),
+            before_crop=(256, 288, 320),
+            crop=(192, 256),
+        ),
+    ),
+    train=TrainConfig(
+        epochs=6,
+        batch_size=8,
+        lr=7e-4,
+        backbone_lr_factor=1.0,
+        warmup_steps=50,
+        clip_norm=1.0,
+        precision="bfloat16",
+        ema_decay=0.998,
+        workers=1,
+        checkpoint_every=100,
+    ),
+    work_dir=Path("outputs/toy2d/dino"),
+)
