@@ -22,7 +22,9 @@ from detr2d.images import VOVNET_BGR
 
 experiment = Experiment(
     system=DETR3DConfig(
-        backbone=VoVNetConfig(out_stages=(1, 2, 3, 4)), extra_levels=0, images=VOVNET_BGR
+        backbone=VoVNetConfig(out_stages=(1, 2, 3, 4), frozen_stages=1),
+        extra_levels=0,
+        images=VOVNET_BGR,
     ),
     data=NuScenesConfig(
         root=Path("data/nuscenes"),

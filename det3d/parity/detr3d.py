@@ -81,7 +81,7 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
     check_outputs(ledger, case, run)
     check_states(ledger, case, run)
     check_sampling(ledger, subject, case, batch, run)
-    check_losses(ledger, run)
+    check_losses(ledger, subject, case, batch, run)
     check_matches(ledger, subject, case, batch, run)
     check_gradients(ledger, subject, batch, run)
     check_boxes(ledger, subject, case, run)

@@ -32,7 +32,6 @@ from detr2d.images import CAFFE_BGR, VOVNET_BGR
 from detr2d.parity.ledger import Ledger, compare, same_pairs
 from detr2d.structures import Detections
 
-NATIVE = (900, 1600)
 FRAME = Path("real/nuscenes_frame")
 PIXELS_APART = 1  # grey levels by which two implementations of one filter may differ
 
@@ -59,10 +58,13 @@ def with_gravity_centre(boxes: Tensor) -> Tensor:
 def check_augmentation(ledger: Ledger, path: Path) -> None:
     """Lines on matrices and boxes after resize, crop, flip, rotation and scale."""
     intrinsics, extrinsics = tensor(ledger, "intrinsics0"), tensor(ledger, "extrinsics0")
+    whole = next(key for key in ledger.has("test_.+/resize_dims"))  # no row is cut off there
+    factor = float(ledger.official[whole.replace("_dims", "")])
+    width, height = (round(float(side) / factor) for side in ledger.official[whole])
     native = CameraRig(
         intrinsics=intrinsics[None, :, :3, :3],
         camera_from_ref=extrinsics.transpose(-1, -2)[None],
-        image_sizes=torch.tensor(NATIVE, dtype=torch.float64).expand(1, len(intrinsics), 2),
+        image_sizes=torch.tensor([height, width]).double().expand(1, len(intrinsics), 2),
         present=torch.ones(1, len(intrinsics), dtype=torch.bool),
         timestamps=torch.zeros(1, len(intrinsics), dtype=torch.float64),
     )
@@ -79,7 +81,7 @@ def check_framing(ledger: Ledger, name: str, native: CameraRig) -> CameraRig:
     factor, crop = float(ledger.take(f"{name}/resize")), ledger.take(f"{name}/crop").tolist()
     left, top, right, bottom = crop
     size = torch.tensor([bottom - top, right - left])
-    resized = native.resized(factor * torch.tensor(NATIVE, dtype=torch.float64))
+    resized = native.resized(factor * native.image_sizes)
     rig = resized.cropped(torch.tensor([top, left]), size)
     flip = bool(ledger.take(f"{name}/flip"))
     rig = rig.flipped() if flip else rig
@@ -89,11 +91,12 @@ def check_framing(ledger: Ledger, name: str, native: CameraRig) -> CameraRig:
     lifted[:, :3, :3] = rig.intrinsics[0]
     ledger.close(f"{name}/intrinsics", lifted, atol=1e-4, rtol=1e-7)
     width, height = ledger.take(f"{name}/resize_dims").tolist()
-    ledger.lines.append(
-        compare(f"{name}/resize_dims", [int(factor * s) for s in NATIVE], [height, width], atol=0)
-    )
+    tall, wide = native.image_sizes[0, 0].int().tolist()
+    whole = (tall, wide)
+    ours = [int(factor * side) for side in whole]
+    ledger.lines.append(compare(f"{name}/resize_dims", ours, [height, width], atol=0))
     if name.startswith("test_"):
-        window = ResizeCropFlip().window(NATIVE, (int(size[0]), int(size[1])), None)
+        window = ResizeCropFlip().window(whole, (int(size[0]), int(size[1])), None)
         ours = [*window.resized, *window.corner, *window.size]
         official = [height, width, top, left, bottom - top, right - left]
         ledger.lines.append(compare(f"{name}/crop", ours, official, atol=0))
@@ -177,7 +180,7 @@ def check_real_frame(ledger: Ledger, path: Path) -> None:
     rig = CameraRig(
         intrinsics=tensor(ledger, "cam_intrinsic")[None],
         camera_from_ref=invert_transform(camera_to_ref)[None],
-        image_sizes=torch.tensor(NATIVE, dtype=torch.float64).expand(*lead, 2),
+        image_sizes=torch.ones(*lead, 2, dtype=torch.float64),  # plays no role here
         present=torch.ones(lead, dtype=torch.bool),
         timestamps=torch.zeros(lead, dtype=torch.float64),
     )
@@ -205,9 +208,10 @@ def check_pipeline(ledger: Ledger, path: Path) -> None:
     ledger.close("resized_u8_bgr", bgr, atol=PIXELS_APART)
     # The official matrix uses the exact factor where the image has whole rows; ours follows the
     # image. For the sizes of all released configs both are the same.
-    factor = max(final[0] / NATIVE[0], final[1] / NATIVE[1])
-    window = config.framing.window(NATIVE, (final[0], final[1]), None)
-    exact = native.resized(factor * torch.tensor(NATIVE, dtype=torch.float32))
+    tall, wide = native.image_sizes[0, 0].int().tolist()
+    factor = max(final[0] / tall, final[1] / wide)
+    window = config.framing.window((tall, wide), (final[0], final[1]), None)
+    exact = native.resized(factor * native.image_sizes)
     exact = exact.cropped(torch.tensor(window.corner), torch.tensor(window.size))
     ledger.close("lidar2img", projections(exact), atol=1e-3, rtol=1e-5, note="float32 rig")
     # The networks' input, from the official bytes, so that only normalising is compared.

@@ -133,7 +133,7 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
     layers, step = ledger.take("hs_layers").tolist(), int(case.arrays["hs_query_step"])
     hidden = torch.stack([states[layer][:, ::step] for layer in layers])
     ledger.close("hs", hidden, atol=10 * OUTPUT_TOLERANCE)
-    check_losses(ledger, run)
+    check_losses(ledger, subject, case, batch, run)
     check_matches(ledger, subject, case, batch, run)
     check_gradients(ledger, subject, batch, run)
     check_boxes(ledger, subject, case, run)

@@ -124,6 +124,7 @@ def make_backbone(config: Mapping[str, Any]) -> ResNetConfig | VoVNetConfig:
             depth=official["layers_per_block"],
             stem=official["stem"][0],
             out_stages=stages[neck.get("start_level", 0) :],
+            frozen_stages=max(0, official["frozen_stages"]),
         )
     flags = official["dcn_v2_stages"] or [False] * 4
     return ResNetConfig(

@@ -179,10 +179,14 @@ class VoVNetConfig:
     """Width of the first two convolutions."""
     out_stages: tuple[int, ...] = (3, 4)
     """Stages that are handed on, from 1 (stride 4) to 4 (stride 32)."""
+    frozen_stages: int = 0
+    """Leave the stem and the first so many stages untrained; 0 freezes nothing."""
 
     def build(self) -> VoVNet:
         """Build the backbone with random weights."""
-        return VoVNet(
+        if not 0 <= self.frozen_stages <= 4:
+            raise ValueError(f"frozen_stages must lie in 0..4, got {self.frozen_stages}")
+        backbone = VoVNet(
             widths=self.widths,
             channels=self.channels,
             repeats=self.repeats,
@@ -190,3 +194,7 @@ class VoVNetConfig:
             stem=self.stem,
             out_stages=self.out_stages,
         )
+        frozen = (backbone.stem, *backbone.stages[: self.frozen_stages])
+        for part in frozen if self.frozen_stages else ():
+            part.requires_grad_(False)
+        return backbone

@@ -13,7 +13,11 @@ from det3d.parity.families import check_directory
 
 pytestmark = pytest.mark.parity
 
-VARIANTS = ["detr3d_res101_gridmask", "detr3d_vovnet"]
+VARIANTS = [
+    "detr3d_res101_gridmask", "detr3d_vovnet", "petr_r50dcn_gridmask_c5", "petr_r50dcn_gridmask_p4",
+    "petr_vovnet_gridmask_p4_800x320", "petrv2_vovnet_gridmask_p4_800x320",
+    "petrv2_vovnet_gridmask_p4_800x320_dn",
+]  # fmt: skip
 
 
 def failures(folder: Path) -> dict[str, str]:
@@ -25,6 +29,12 @@ def failures(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_published_variants_give_the_official_numbers(parity: Path, variant: str) -> None:
     assert failures(parity / variant) == {}
+
+
+def test_single_operations_give_the_official_numbers(parity: Path) -> None:
+    lines = [line for section in check_directory(parity / "ops3d") for line in section.lines]
+    assert [str(line) for line in lines if line.verdict == "FAIL"] == []
+    assert sum(line.verdict == "ok" for line in lines) >= 90
 
 
 def test_2d_directories_are_served_too(parity: Path) -> None:

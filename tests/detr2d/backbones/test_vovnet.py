@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from detr2d.backbones.vovnet import AggregationBlock, ChannelGate, FixedStatisticsNorm, VoVNetConfig
@@ -52,3 +54,11 @@ def test_statistics_never_change_but_scale_and_shift_learn() -> None:
     before.square().sum().backward()
     assert norm.running_mean.eq(0).all() and norm.running_var.eq(1).all()
     assert norm.weight.grad is not None and norm.bias.grad is not None
+
+
+def test_frozen_stages_leave_the_rest_trainable() -> None:
+    backbone = replace(SMALL, frozen_stages=1).build()
+    frozen = {name.split(".")[0] + name.split(".")[1] for name, p in backbone.named_parameters()
+              if not p.requires_grad}  # fmt: skip
+    assert frozen == {"stem0", "stem1", "stem2", "stages0"}
+    assert all(p.requires_grad for p in SMALL.build().parameters())
