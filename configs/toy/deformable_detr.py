@@ -8,6 +8,7 @@ Run:   python tools/make_toy_nuscenes.py outputs/toy2d/world
 
 from pathlib import Path
 
+from det3d.data.toy_traffic import DETECTION_CLASSES
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.config import Experiment, TrainConfig
 from detr2d.data.coco import CocoConfig
@@ -38,6 +39,7 @@ experiment = Experiment(
         training_annotations="coco/annotations/instances_mini_train.json",
         evaluation_images=".",
         evaluation_annotations="coco/annotations/instances_mini_val.json",
+        classes=DETECTION_CLASSES,
         resolution=Resolution(
             shortest=256,
             longest=448,

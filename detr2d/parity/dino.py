@@ -295,14 +295,20 @@ def training_losses(subject: Subject, run: Run, layout: Layout) -> dict[str, flo
     return losses
 
 
+def first_map(args: Mapping[str, Any]) -> int:
+    """Official number of the backbone's first map: ResNet's stage from 0, Swin's map from 0."""
+    return 0 if args["backbone"] in SWIN else args["return_interm_indices"][0]
+
+
 def probe_names(subject: Subject, run: Run) -> list[str]:
     """Official modules whose outputs every case holds."""
     args = subject.fixture.config["args"]
-    levels = range(len(run.captured["backbone"]))
+    first = first_map(args)
+    levels = range(first, first + len(run.captured["backbone"]))
     bodies = [] if args["backbone"] in SWIN else [f"backbone.0.body/{i}" for i in levels]
     return [
         *bodies,
-        *pyramid_names(subject, run),
+        *pyramid_names(subject, run, first),
         "transformer.enc_output_norm",
         "transformer.decoder.ref_point_head",
         *(f"transformer.decoder.layers.{layer}" for layer in range(args["dec_layers"])),
@@ -312,7 +318,7 @@ def probe_names(subject: Subject, run: Run) -> list[str]:
 
 def probe_finder(subject: Subject, run: Run) -> Callable[[str], Tensor]:
     """Our module outputs by official name, in the official layout (queries first)."""
-    find_in_pyramid = pyramid_finder(subject, run)
+    find_in_pyramid = pyramid_finder(subject, run, first_map(subject.fixture.config["args"]))
 
     def find(name: str) -> Tensor:
         if name == "transformer.decoder.norm":

@@ -168,14 +168,17 @@ def _detections_line(
     )
 
 
-def pyramid_finder(subject: Subject, run: Run) -> Callable[[str], Tensor]:
-    """Our outputs by official module name: backbone, positions, projections, encoder."""
+def pyramid_finder(subject: Subject, run: Run, first: int = 0) -> Callable[[str], Tensor]:
+    """Our outputs by official module name: backbone, positions, projections, encoder.
+
+    ``first`` is the official number of the backbone's first map.
+    """
     captured, padding = run.captured, run.batch.padding
 
     def find(name: str) -> Tensor:
         place, _, last = name.rpartition("/" if "/" in name else ".")
         if place in ("backbone.0.body", "backbone.0"):
-            return captured["backbone"].maps[int(last)]
+            return captured["backbone"].maps[int(last) - first]
         if place == "backbone.1":
             level = captured["neck"].maps[int(last.removeprefix("call"))]
             positions = subject.model.get_submodule("tokens.positions")
@@ -191,12 +194,12 @@ def pyramid_finder(subject: Subject, run: Run) -> Callable[[str], Tensor]:
     return find
 
 
-def pyramid_names(subject: Subject, run: Run) -> list[str]:
+def pyramid_names(subject: Subject, run: Run, first: int = 0) -> list[str]:
     """Official modules of the same that every case holds."""
     args = subject.fixture.config["args"]
     maps, levels = range(len(run.captured["backbone"])), range(len(run.captured["neck"]))
     return [
-        *(f"backbone.0/{level}" for level in maps),
+        *(f"backbone.0/{first + level}" for level in maps),
         *(f"backbone.1/call{level}" for level in levels),
         *(f"input_proj.{level}" for level in levels),
         *(f"transformer.encoder.layers.{layer}" for layer in range(args["enc_layers"])),
