@@ -84,18 +84,21 @@ class ToyScene:
 def plan_split(split: str, names: list[str], seed: int, num_frames: int) -> list[ScenePlan]:
     """Plans for the scenes of one split: every class is required in at least one of them.
 
-    Where there are more than ten scenes in town, each requires one class, by turns.
+    With ten scenes in town or more, each requires three classes, by turns, so that rare
+    classes are about as frequent as in the small splits.
     """
     travels = num_frames * KEY_FRAME_PERIOD >= JOURNEY_TIME
     kinds = [_journey(i) if travels else None for i in range(len(names))]
     busy = [i for i, kind in enumerate(kinds) if kind is None]
-    order = np.random.default_rng([seed, 77, *split.encode()])
+    order, classes = np.random.default_rng([seed, 77, *split.encode()]), DETECTION_CLASSES
     plans = []
     for i, (name, kind) in enumerate(zip(names, kinds, strict=True)):
         if kind is None:
             kind = str(order.choice(["straight", "right", "left", "stop"]))
-            turns = range(busy.index(i), max(len(DETECTION_CLASSES), len(busy)), len(busy))
-            required = tuple(DETECTION_CLASSES[turn % len(DETECTION_CLASSES)] for turn in turns)
+            turn, count = busy.index(i), len(classes)
+            few = len(busy) < count
+            turns = range(turn, count, len(busy)) if few else (turn, turn + 3, turn + 6)
+            required = tuple(classes[t % count] for t in turns)
         else:
             required = ()
         plans.append(ScenePlan(name, split, i, seed, kind, required, num_frames))
