@@ -17,8 +17,6 @@ import numpy as np
 
 from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex
 from det3d.evaluation.nuscenes import (
-    ATTRIBUTES,
-    CLASS_RANGES,
     ERROR_NAMES,
     SUMMARY_FILE,
     ResultArrays,
@@ -33,6 +31,7 @@ from det3d.evaluation.nuscenes_truth import (
     inside,
     open_objects,
 )
+from det3d.results.nuscenes import ATTRIBUTES, CLASS_RANGES
 from det3d.structures import SceneBatch
 from detr2d.config import Report
 from detr2d.structures import Detections

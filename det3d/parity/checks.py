@@ -19,14 +19,13 @@ from det3d.parity.scenes import NOISE_FACTOR, OUTPUT_TOLERANCE, Subject, find_po
 from det3d.structures import SceneBatch
 from detr2d.checkpoints.rename import rename
 from detr2d.parity.detection import (
-    GRADIENT_FLOOR,
-    GRADIENT_TOLERANCE,
     LOSS_TOLERANCE,
     Run,
     run_model,
     targets_of,
 )
 from detr2d.parity.fixtures import Case
+from detr2d.parity.gradients import GRADIENT_FLOOR, GRADIENT_TOLERANCE
 from detr2d.parity.ledger import Ledger, Line, agree_up_to_ties, compare, same_pairs
 from detr2d.structures import Detections, Predictions, map_tensors
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from det3d.cameras import CameraRig
-from det3d.data.nuscenes import read_image, resize
+from det3d.data.framing import Window, frame_image
+from det3d.data.nuscenes import read_image
 from det3d.evaluation.nuscenes import to_detections
 from det3d.results.format import Camera, Frame, Results
 from det3d.structures import SceneBatch
@@ -87,7 +88,7 @@ class ResultSource:
         where = f"frame {frame.token}, camera {camera.name}"
         path = self.results.image_root / camera.image
         size = (camera.height, camera.width)
-        return resize(read_image(path, size, where), size)
+        return frame_image(read_image(path, size, where), Window(size, (0, 0), size))
 
     def lidar(self, frame: Frame) -> torch.Tensor | None:
         """Points (N, columns) of a frame, if it has any."""
