@@ -24,10 +24,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt overrides-py313.txt
 # Toy worlds, training, official evaluation and pictures, all under $(DEMO). The worlds are kept.
 demo: env
 	$(BIN)/python tools/make_toy_nuscenes.py $(DEMO)/training_world --version v1.0-trainval \
-		--scenes-per-split 140 0 --frames-per-scene 10 --no-coco
+		--scenes-per-split 150 0 --frames-per-scene 10 --no-coco
 	$(BIN)/python tools/make_toy_nuscenes.py $(DEMO)/world --scenes-per-split 0 2 --no-coco
 	rm -rf $(DEMO)/checkpoints $(DEMO)/model.safetensors $(DEMO)/log.jsonl
-	$(BIN)/python tools/train.py configs/toy/detr3d.py --data.root $(DEMO)/world --work-dir $(DEMO)
+	$(BIN)/torchrun --nproc-per-node 2 tools/train.py configs/toy/detr3d.py \
+		--data.root $(DEMO)/world --data.training-root $(DEMO)/training_world \
+		--work-dir $(DEMO) --train.threads 1
 	$(BIN)/python tools/evaluate.py configs/toy/detr3d.py $(DEMO)/model.safetensors \
 		--data.root $(DEMO)/world --work-dir $(DEMO)
 	$(BIN)/python tools/visualize.py --config configs/toy/detr3d.py \

@@ -2,9 +2,9 @@ r"""DETR3D, small and rig-free, on the toy world: what `make demo` trains in min
 
 It trains on many short scenes and is judged on the long ones of `mini_val`, another database.
 Run:   python tools/make_toy_nuscenes.py outputs/demo/training_world --version v1.0-trainval \
-           --scenes-per-split 140 0 --frames-per-scene 10
+           --scenes-per-split 150 0 --frames-per-scene 10
        python tools/make_toy_nuscenes.py outputs/demo/world
-       python tools/train.py configs/toy/detr3d.py
+       torchrun --nproc-per-node 2 tools/train.py configs/toy/detr3d.py --train.threads 1
 """
 
 from pathlib import Path
