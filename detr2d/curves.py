@@ -91,6 +91,7 @@ def style_panel(panel: Any, title: str) -> None:
     """Title, thin grid and no box around a panel."""
     panel.set_title(title, fontsize=10, loc="left")
     panel.grid(visible=True, color="0.9", linewidth=0.8)
+    panel.set_axisbelow(True)
     panel.tick_params(which="both", labelsize=8, length=0)
     panel.spines[["top", "right", "left", "bottom"]].set_visible(False)
 
