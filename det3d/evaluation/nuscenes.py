@@ -158,7 +158,11 @@ def result_arrays(index: NuScenesIndex, token: str, detections: Detections) -> R
 
 def result_boxes(index: NuScenesIndex, token: str, detections: Detections) -> list[ResultBox]:
     """Detections in the ref frame of a sample as official boxes in the global frame."""
-    found = result_arrays(index, token, detections)
+    return official_box_dicts(token, result_arrays(index, token, detections))
+
+
+def official_box_dicts(token: str, found: ResultArrays) -> list[ResultBox]:
+    """The judged arrays of a sample in the official result format."""
     names = [DETECTION_CLASSES[label] for label in found.labels.tolist()]
     columns = (
         names,
