@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,13 +22,14 @@ from typing import Annotated
 import torch
 import tyro
 
-from detr2d.benchmark import detection
-from detr2d.benchmark.measure import MismatchError, Setup, run_case
+from det3d.benchmark import pieces
+from detr2d.benchmark import detection, training
+from detr2d.benchmark.measure import Case, MismatchError, Row, Setup, run_case
 from detr2d.benchmark.report import describe_machine, describe_run, make_table
 from detr2d.benchmark.subjects import read_peer_file
 from detr2d.config import UserError, one_line_errors, user_errors
 
-CASES = {case.name: case for case in detection.CASES}
+CASES = {case.name: case for module in (detection, training, pieces) for case in module.CASES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,19 @@ class Options:
     """Say which cases there are, and stop."""
 
 
+def run_cases(
+    cases: Sequence[Case], setup: Setup, rows: list[Row], failures: list[str]
+) -> Iterator[Row]:
+    """The rows of all cases, which are also kept; a case that cannot be compared is a failure."""
+    for case in cases:
+        try:
+            for row in run_case(case, setup):
+                rows.append(row)
+                yield row
+        except (MismatchError, ImportError) as error:
+            failures.append(f"FAIL {case.name}: {error}")
+
+
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     with one_line_errors():
@@ -65,13 +80,13 @@ def main() -> None:
         rounds = options.rounds or (30 if device.type == "cuda" else 9)
         setup = Setup(device=device, threads=options.threads, rounds=rounds, peer_files=peer_files)
         torch.set_num_threads(options.threads)
-        machine, rows, failures = describe_machine(setup), [], []
-        for name in names:
-            try:
-                rows += list(run_case(CASES[name], setup))
-            except (MismatchError, ImportError) as error:
-                failures.append(f"FAIL {name}: {error}")
-    print(machine, make_table(rows), *failures, sep="\n")
+        machine = describe_machine(setup)
+    print(machine)
+    rows: list[Row] = []
+    failures: list[str] = []
+    for line in make_table(run_cases([CASES[name] for name in names], setup, rows, failures)):
+        print(line, flush=True)
+    print(*failures, sep="\n")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(describe_run(rows, machine), indent=1))

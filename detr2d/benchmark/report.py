@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,17 +72,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def make_table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
+def make_table(rows: Iterable[Row]) -> Iterator[str]:
+    """The lines of a Markdown table, each as soon as its row is there."""
+    yield HEAD
+    yield "|" + "---|" * (HEAD.count("|") - 1)
     for row in rows:
         low, high = row.band
-        lines.append(
+        yield (
             f"| {row.case} | {row.setting} | {row.ours} | {row.peer} "
             f"| {row.our_times[0]:.4g} | {row.peer_times[0]:.4g} "
             f"| **{row.ratio:.2f}** ({low:.2f}–{high:.2f}) | {row.difference:.1g} |"
         )
-    return "\n".join(lines)
 
 
 def describe_run(rows: Sequence[Row], machine: Machine) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_a_file_without_peers_is_refused(tmp_path: Path) -> None:
 
 def test_table_and_json_say_the_same() -> None:
     rows = list(run_case(case(ours=contender("ours"), peer=contender("peer")), SETUP))
-    table = make_table(rows).splitlines()
+    table = list(make_table(rows))
     assert len(table) == 3 and len({line.count("|") for line in table}) == 1
     described = describe_run(rows, describe_machine(SETUP))
     assert described["rows"][0]["peer"] == "peer"
