@@ -1,6 +1,8 @@
 r"""Deformable DETR, small, with box refinement, on the toy world's COCO annotations.
 
-Run:   python tools/make_toy_nuscenes.py outputs/toy2d/world
+Run:   python tools/make_toy_nuscenes.py outputs/toy2d/training_world --version v1.0-trainval \
+           --scenes-per-split 150 0 --frames-per-scene 4
+       python tools/make_toy_nuscenes.py outputs/toy2d/world --scenes-per-split 0 2
        python tools/train.py configs/toy/deformable_detr.py
        python tools/evaluate.py configs/toy/deformable_detr.py \
            outputs/toy2d/deformable/model.safetensors
@@ -34,11 +36,11 @@ experiment = Experiment(
         images="standardized",
     ),
     data=CocoConfig(
-        root=Path("outputs/toy2d/world"),
-        training_images=".",
-        training_annotations="coco/annotations/instances_mini_train.json",
-        evaluation_images=".",
-        evaluation_annotations="coco/annotations/instances_mini_val.json",
+        root=Path("outputs/toy2d"),
+        training_images="training_world",
+        training_annotations="training_world/coco/annotations/instances_train.json",
+        evaluation_images="world",
+        evaluation_annotations="world/coco/annotations/instances_mini_val.json",
         classes=DETECTION_CLASSES,
         resolution=Resolution(
             shortest=256,
