@@ -20,7 +20,7 @@ from detr2d.systems.deformable_detr import DeformableDETRConfig
 
 experiment = Experiment(
     system=DeformableDETRConfig(
-        backbone=ResNetConfig(depth=10, widths=(32, 64, 128, 256), norm="batch"),
+        backbone=ResNetConfig(depth=10, widths=(32, 96, 128, 192), norm="batch"),
         extra_levels=0,
         transformer=DeformableConfig(
             channels=128,
@@ -28,7 +28,7 @@ experiment = Experiment(
             hidden=256,
             dropout=0.0,
             encoder_layers=1,
-            decoder_layers=3,
+            decoder_layers=2,
         ),
         num_queries=100,
         refine_boxes=True,
@@ -43,20 +43,17 @@ experiment = Experiment(
         evaluation_annotations="world/coco/annotations/instances_mini_val.json",
         classes=DETECTION_CLASSES,
         resolution=Resolution(
-            shortest=256,
-            longest=448,
-            training_shortest=(224, 256, 288),
-            before_crop=(256, 288, 320),
-            crop=(192, 256),
+            shortest=256, longest=448, training_shortest=(256,), crop_probability=0.0
         ),
     ),
     train=TrainConfig(
         epochs=6,
         batch_size=8,
-        lr=7e-4,
+        optimizer="muon",
+        lr=1e-2,
         backbone_lr_factor=1.0,
         warmup_steps=50,
-        clip_norm=1.0,
+        clip_norm=10.0,
         precision="bfloat16",
         ema_decay=0.998,
         workers=1,
