@@ -29,6 +29,14 @@ def encode_cameras(
     return FeaturePyramid(tuple(_spread(level, chosen, len(images)) for level in pyramid))
 
 
+def apply_to_present(maps: Tensor, rig: CameraRig, network: Callable[[Tensor], Tensor]) -> Tensor:
+    """Maps (B * V, C', H, W) that ``network`` makes of maps (B * V, C, H, W) of present cameras."""
+    chosen = rig.present.flatten().nonzero().squeeze(1)
+    if len(chosen) == len(maps):
+        return network(maps)
+    return _spread(network(maps.index_select(0, chosen)), chosen, len(maps))
+
+
 def _spread(level: Tensor, chosen: Tensor, count: int) -> Tensor:
     """Put maps (N, C, h, w) at the ``chosen`` of ``count`` places, zeros elsewhere."""
     channels, height, width = level.shape[1:]

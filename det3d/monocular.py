@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from det3d.boxes import MetricBox3D
+from det3d.camera_encoder import apply_to_present
 from det3d.cameras import CameraRig
 from det3d.geometry import Region
 from det3d.view_rays import RayEmbedding, cell_centres, headings, turn, view_rays
@@ -138,7 +139,7 @@ class MonocularBranch(nn.Module):
 
         Nothing flows back from the queries' references, logits and codes to the answers.
         """
-        features = self.tower(self.rays(features, rig, canvas))
+        features = apply_to_present(self.rays(features, rig, canvas), rig, self.tower)
         lead = rig.present.shape
         maps = MonocularMaps(
             at_least_float32(self.classify(features)).unflatten(0, lead),

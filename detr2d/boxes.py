@@ -75,8 +75,10 @@ def overlaps(corners: Tensor, others: Tensor, slack: float = 0.0) -> tuple[Tenso
     intersection = shared.clamp(min=0).prod(-1)
     union = _area(corners) + _area(others) - intersection
     enclosing = hull.clamp(min=0).prod(-1).clamp(min=SMALLEST_AREA)
-    iou = intersection / (union + slack).clamp(min=SMALLEST_AREA)
-    return iou, iou - (enclosing - union) / (enclosing + slack)
+    # Adding zero would be a kernel each.
+    divisors = (union + slack, enclosing + slack) if slack else (union, enclosing)
+    iou = intersection / divisors[0].clamp(min=SMALLEST_AREA)
+    return iou, iou - (enclosing - union) / divisors[1]
 
 
 def _area(corners: Tensor) -> Tensor:

@@ -116,6 +116,6 @@ def test_short_scenes_stay_in_town_and_take_turns_with_the_classes():
     plans = plan_split("train", list(splits.train)[:40], 5, 10)
     assert not {"arrive", "leave"} & {plan.kind for plan in plans}
     assert Counter(name for plan in plans for name in plan.required) == Counter(
-        dict.fromkeys(DETECTION_CLASSES, 4)
+        dict.fromkeys(DETECTION_CLASSES, 12)
     )
     assert all(len(set(plan.required)) == 3 for plan in plans)

@@ -121,8 +121,8 @@ def test_other_classes_need_a_new_class_head_which_is_said(small: Path, checkpoi
 
 
 def test_a_system_without_official_weights_says_so(tmp_path: Path, checkpoint: Path) -> None:
-    config = ROOT / "configs/det3d/detr3d_r101.py"
-    with pytest.raises(UserError, match="no official checkpoints are known for DETR3DConfig"):
+    config = ROOT / "configs/toy/detr3d.py"
+    with pytest.raises(UserError, match="official DETR3D weights are tied to six cameras"):
         convert_checkpoint(config, load_experiment(config), checkpoint, tmp_path / "x")
 
 
