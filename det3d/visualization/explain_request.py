@@ -12,6 +12,7 @@ from PIL import Image
 
 from det3d.data.nuscenes import NuScenesConfig, NuScenesDataset
 from det3d.geometry import Region
+from det3d.results.nuscenes import forward_yaw
 from det3d.visualization.cameras import PictureStyle
 from det3d.visualization.explain import draw_scene_explanation
 from detr2d.config import Experiment
@@ -86,13 +87,14 @@ def draw_scene(
     classes = experiment.data.class_names()
     region = getattr(model, "region", None)
     names = [c.removeprefix("CAM_").replace("_", " ").lower() for c in dataset.cameras]
+    forward = forward_yaw(dataset.index.ego_from_ref[dataset.index.row(batch.tokens[0])])
     return draw_scene_explanation(
         batch,
         explanation,
         class_names=classes,
         camera_names=names,
         region=region if isinstance(region, Region) else None,
-        style=PictureStyle(camera_width=request.camera_width),
+        style=PictureStyle(camera_width=request.camera_width, forward_yaw=forward),
     )
 
 

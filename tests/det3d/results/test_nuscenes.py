@@ -8,7 +8,7 @@ from det3d.data.nuscenes import NuScenesConfig
 from det3d.data.nuscenes_index import NuScenesIndex
 from det3d.results.convert import convert
 from det3d.results.format import read_results
-from det3d.results.nuscenes import database_results, from_official, to_official
+from det3d.results.nuscenes import database_results, forward_yaw, from_official, to_official
 from tests.helpers.result_frames import car, make_objects, rigid
 from tests.helpers.tiny_nuscenes import write_tiny_nuscenes
 
@@ -108,3 +108,9 @@ def test_mistakes_are_named(
             select=None,
             index_dir=data.index_dir,
         )
+
+
+def test_the_car_looks_along_y_of_the_lidar_and_along_x_of_its_own_frame() -> None:
+    lidar = np.array([[0.002, 0.9997, 0.0242], [-1.0, 0.0022, -0.0059], [-0.0059, -0.0242, 0.9997]])
+    assert forward_yaw(lidar) == np.pi / 2
+    assert forward_yaw(np.eye(4)) == 0
