@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from det3d.boxes import box_corners
@@ -14,6 +13,7 @@ from det3d.cameras import CameraRig, Projection
 from det3d.monocular import ANSWER_SIZE, MonocularMaps, answered_depth, cell_size
 from det3d.view_rays import cell_centres, headings, unturn, view_rays
 from detr2d.criterion import mean_over_processes
+from detr2d.losses import heat_losses
 from detr2d.structures import Batch, Targets
 
 WEIGHTS = (0.5, 0.5, 1, 0.3, 0.3, 0.3, 0.15, 0.15, 0.03, 0.03, 0.6, 0)
@@ -74,21 +74,10 @@ class MonocularLoss:
         too_deep = (answered_depth(maps) - log_depth).abs() * owned
         cells, centres = _shared(owned > 0, len(targets)), _shared(heat == 1, len(targets))
         return {
-            "pixel_class": CLASS_WEIGHT * heat_loss(*seen) / centres,
+            "pixel_class": CLASS_WEIGHT * heat_losses(*seen).sum() / centres,
             "pixel_box": (off * weights).sum() / cells,
             "pixel_depth": DEPTH_WEIGHT * too_deep.sum() / cells,
         }
-
-
-def heat_loss(logits: Tensor, heat: Tensor) -> Tensor:
-    """CenterNet's eq. 1, summed: cells near a centre (heat close to 1) are forgiven a high score.
-
-    logits and heat are of one shape.
-    """
-    probability = logits.sigmoid()
-    hit = -F.logsigmoid(logits) * (1 - probability) ** 2
-    miss = -F.logsigmoid(-logits) * probability**2 * (1 - heat) ** 4
-    return torch.where(heat == 1, hit, miss).sum()
 
 
 def paint_objects(

@@ -18,6 +18,17 @@ def focal_losses(logits: Tensor, targets: Tensor, alpha: float, gamma: float) ->
     return balance * miss**gamma * entropy
 
 
+def heat_losses(logits: Tensor, heat: Tensor) -> Tensor:
+    """Penalty-reduced focal loss (CenterNet, Zhou et al., 2019, eq. 1) of each logit.
+
+    Logits where the heat is 1 are to be high; the others low, the less so the closer it is to 1.
+    """
+    probability = logits.sigmoid()
+    hit = -F.logsigmoid(logits) * (1 - probability) ** 2
+    miss = -F.logsigmoid(-logits) * probability**2 * (1 - heat) ** 4
+    return torch.where(heat == 1, hit, miss)
+
+
 class FocalClasses:
     """Sigmoid classes with the focal loss (Lin et al., ICCV 2017), one logit per class.
 

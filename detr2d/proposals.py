@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,27 +126,42 @@ def take_rows(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
-class TwoStageCriterion:
-    """The set loss of decoder layers, and once more that of the encoder's proposals.
+ProposalLoss = Callable[[Any, Sequence[Targets]], dict[str, Tensor]]
 
-    With ``class_agnostic`` proposals only have to tell objects from the rest: all objects count as
-    label 0 (Deformable DETR).
+
+class TwoStageCriterion:
+    """The set loss of decoder layers, and a loss of the first stage's proposals.
+
+    ``proposals`` is the set loss once more (DINO), ``ObjectnessLoss`` or ``DenseLoss``.
     """
 
-    def __init__(self, set_loss: SetCriterion, *, class_agnostic: bool) -> None:
+    def __init__(self, set_loss: SetCriterion, proposals: ProposalLoss) -> None:
         self.set_loss = set_loss
-        self.class_agnostic = class_agnostic
+        self.proposals = proposals
 
     def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Weighted scalar losses by name; those of proposals begin with ``proposals/``."""
         losses = self.set_loss(predictions, targets)
         if predictions.proposals is not None:
-            found = self.set_loss(predictions.proposals, self.proposal_targets(targets))
+            found = self.proposals(predictions.proposals, targets)
             losses |= {f"proposals/{name}": value for name, value in found.items()}
         return losses
 
-    def proposal_targets(self, targets: Sequence[Targets]) -> list[Targets]:
-        """What proposals are trained to find."""
-        if not self.class_agnostic:
-            return list(targets)
-        return [replace(target, labels=torch.zeros_like(target.labels)) for target in targets]
+
+class ObjectnessLoss:
+    """The set loss of proposals that only tell objects from the rest (Deformable DETR).
+
+    All objects count as label 0.
+    """
+
+    def __init__(self, set_loss: SetCriterion) -> None:
+        self.set_loss = set_loss
+
+    def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Weighted scalar losses by name."""
+        return self.set_loss(predictions, as_objects(targets))
+
+
+def as_objects(targets: Sequence[Targets]) -> list[Targets]:
+    """The same objects, all of label 0."""
+    return [replace(target, labels=torch.zeros_like(target.labels)) for target in targets]

@@ -24,7 +24,9 @@ class ToyWorld:
     image_size: tuple[int, int] = (256, 448)
     """Height and width of the images."""
     frames_per_scene: int = 40
-    """Key frames of a scene, two a second."""
+    """Key frames of a scene."""
+    frame_period: float = 0.5
+    """Seconds between key frames, 0.5 as in nuScenes; image sets vary more with longer ones."""
     scenes_per_split: tuple[int, int] | None = None
     """Scenes for training and validation; None for all official names."""
     workers: int = 2

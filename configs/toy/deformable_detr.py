@@ -1,9 +1,9 @@
 r"""Deformable DETR, small, with box refinement, on the toy world's COCO annotations.
 
 Run:   python tools/make_toy_nuscenes.py outputs/toy2d/training_world --version v1.0-trainval \
-           --scenes-per-split 150 0 --frames-per-scene 4
+           --scenes-per-split 300 0 --frames-per-scene 4 --frame-period 5
        python tools/make_toy_nuscenes.py outputs/toy2d/world --scenes-per-split 0 2
-       python tools/train.py configs/toy/deformable_detr.py
+       torchrun --nproc-per-node 2 tools/train.py configs/toy/deformable_detr.py --train.threads 1
        python tools/evaluate.py configs/toy/deformable_detr.py \
            outputs/toy2d/deformable/model.safetensors
 """
@@ -20,14 +20,18 @@ from detr2d.systems.deformable_detr import DeformableDETRConfig
 
 experiment = Experiment(
     system=DeformableDETRConfig(
-        backbone=ResNetConfig(depth=10, widths=(32, 96, 128, 192), norm="batch"),
+        backbone=ResNetConfig(
+            depth=10, widths=(32, 96, 128, 192), out_stages=(1, 2, 3, 4), norm="batch"
+        ),
         extra_levels=0,
+        neck="fpn",
+        proposals="dense",
         transformer=DeformableConfig(
-            channels=128,
+            channels=96,
             heads=4,
             hidden=256,
             dropout=0.0,
-            encoder_layers=1,
+            encoder_layers=0,
             decoder_layers=2,
         ),
         num_queries=100,
@@ -47,10 +51,10 @@ experiment = Experiment(
         ),
     ),
     train=TrainConfig(
-        epochs=6,
+        epochs=2,
         batch_size=8,
         optimizer="muon",
-        lr=1e-2,
+        lr=2e-2,
         backbone_lr_factor=1.0,
         warmup_steps=50,
         clip_norm=10.0,

@@ -1,9 +1,9 @@
 r"""Panoptic DETR, small, on the toy world's COCO panoptic annotations.
 
 Run:   python tools/make_toy_nuscenes.py outputs/toy2d/training_world --version v1.0-trainval \
-           --scenes-per-split 150 0 --frames-per-scene 4
+           --scenes-per-split 300 0 --frames-per-scene 4 --frame-period 5
        python tools/make_toy_nuscenes.py outputs/toy2d/world --scenes-per-split 0 2
-       python tools/train.py configs/toy/detr_panoptic.py
+       torchrun --nproc-per-node 2 tools/train.py configs/toy/detr_panoptic.py --train.threads 1
        python tools/evaluate.py configs/toy/detr_panoptic.py \
            outputs/toy2d/panoptic/model.safetensors
 """

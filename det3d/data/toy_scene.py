@@ -29,7 +29,11 @@ DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class ScenePlan:
-    """What a scene must be. kind: a key of ``DESCRIPTIONS``; required: classes near the route."""
+    """What a scene must be.
+
+    kind: a key of ``DESCRIPTIONS``; required: classes near the route; frame_period: seconds from
+    one key frame to the next.
+    """
 
     name: str
     split: str
@@ -38,11 +42,12 @@ class ScenePlan:
     kind: str
     required: tuple[str, ...]
     num_frames: int
+    frame_period: float = KEY_FRAME_PERIOD
 
     @property
     def duration(self) -> float:
         """Seconds from the first to one period after the last key frame."""
-        return self.num_frames * KEY_FRAME_PERIOD
+        return self.num_frames * self.frame_period
 
     def rng(self, purpose: int) -> np.random.Generator:
         """An independent random generator for one purpose within this scene."""
@@ -68,7 +73,7 @@ class ToyScene:
     @property
     def times(self) -> Array:
         """Seconds of the key frames' lidar sweeps."""
-        return np.arange(self.plan.num_frames) * KEY_FRAME_PERIOD
+        return np.arange(self.plan.num_frames) * self.plan.frame_period
 
     def to_global(self, poses: Array) -> Array:
         """Poses (..., 3) = x, y, yaw from the town frame to the global frame."""
@@ -81,13 +86,19 @@ class ToyScene:
         ], axis=-1)  # fmt: skip
 
 
-def plan_split(split: str, names: list[str], seed: int, num_frames: int) -> list[ScenePlan]:
+def plan_split(
+    split: str,
+    names: list[str],
+    seed: int,
+    num_frames: int,
+    frame_period: float = KEY_FRAME_PERIOD,
+) -> list[ScenePlan]:
     """Plans for the scenes of one split: every class is required in at least one of them.
 
     With ten scenes in town or more, each requires three classes, by turns, so that rare
     classes are about as frequent as in the small splits.
     """
-    travels = num_frames * KEY_FRAME_PERIOD >= JOURNEY_TIME
+    travels = num_frames * frame_period >= JOURNEY_TIME
     kinds = [_journey(i) if travels else None for i in range(len(names))]
     busy = [i for i, kind in enumerate(kinds) if kind is None]
     order, classes = np.random.default_rng([seed, 77, *split.encode()]), DETECTION_CLASSES
@@ -101,7 +112,7 @@ def plan_split(split: str, names: list[str], seed: int, num_frames: int) -> list
             required = tuple(classes[t % count] for t in turns)
         else:
             required = ()
-        plans.append(ScenePlan(name, split, i, seed, kind, required, num_frames))
+        plans.append(ScenePlan(name, split, i, seed, kind, required, num_frames, frame_period))
     return plans
 
 

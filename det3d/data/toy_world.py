@@ -22,6 +22,7 @@ from tqdm import tqdm
 from det3d.data.toy_coco import coco_files
 from det3d.data.toy_frames import FrameTask, render_frames
 from det3d.data.toy_records import FrameRecord
+from det3d.data.toy_rig import KEY_FRAME_PERIOD
 from det3d.data.toy_scene import ScenePlan, plan_split
 from det3d.data.toy_tables import make_tables
 
@@ -42,6 +43,7 @@ def make_toy_nuscenes(
     seed: int = 0,
     image_size: tuple[int, int] = (256, 448),
     frames_per_scene: int = 40,
+    frame_period: float = KEY_FRAME_PERIOD,
     scenes_per_split: tuple[int, int] | None = None,
     workers: int = 2,
     coco: bool = True,
@@ -49,18 +51,18 @@ def make_toy_nuscenes(
 ) -> Path:
     """Write a toy world to ``root`` and return it; a world of the same settings is kept.
 
-    image_size: height, width; scenes_per_split: how many of the official scene names of the
-    training and the validation split, None for all; workers: processes, 0 for none. The world is
-    written beside ``root`` and moved there when it is complete. Raises ValueError for settings out
-    of range and FileExistsError if ``root`` holds anything else.
+    image_size: height, width; frame_period: seconds between key frames; scenes_per_split: how many
+    of the official scene names of the training and the validation split, None for all; workers:
+    processes, 0 for none. The world is written beside ``root`` and moved there when it is complete.
+    Raises ValueError for settings out of range, FileExistsError if ``root`` holds anything else.
     """
     root = Path(root)
     settings = {
         "format": FORMAT, "version": version, "seed": seed, "image_size": list(image_size),
-        "frames_per_scene": frames_per_scene, "coco": coco,
+        "frames_per_scene": frames_per_scene, "frame_period": frame_period, "coco": coco,
         "scenes_per_split": list(scenes_per_split) if scenes_per_split else None,
     }  # fmt: skip
-    plans = plan_world(version, seed, frames_per_scene, scenes_per_split)
+    plans = plan_world(version, seed, frames_per_scene, scenes_per_split, frame_period)
     if min(image_size) < 32:
         raise ValueError(f"images must be at least 32 pixels high and wide, got {image_size}")
     if _is_complete(root, settings):
@@ -83,7 +85,8 @@ def make_toy_nuscenes(
 
 
 def plan_world(version: str, seed: int, frames_per_scene: int,
-               scenes_per_split: tuple[int, int] | None) -> list[ScenePlan]:  # fmt: skip
+               scenes_per_split: tuple[int, int] | None,
+               frame_period: float = KEY_FRAME_PERIOD) -> list[ScenePlan]:  # fmt: skip
     """The plans of all scenes of a world, training split first.
 
     Raises ValueError for an unknown version or counts out of range.
@@ -96,13 +99,15 @@ def plan_world(version: str, seed: int, frames_per_scene: int,
         raise ValueError(
             f"need frames_per_scene >= 1 and seed >= 0, got {frames_per_scene}, {seed}"
         )
+    if frame_period <= 0:
+        raise ValueError(f"need frame_period > 0 seconds, got {frame_period}")
     plans = []
     for k, split in enumerate(VERSION_SPLITS[version]):
         names = list(getattr(splits, split))
         count = len(names) if scenes_per_split is None else scenes_per_split[k]
         if not 0 <= count <= len(names):
             raise ValueError(f"split {split} has {len(names)} scene names, {count} were asked for")
-        plans += plan_split(split, names[:count], seed, frames_per_scene)
+        plans += plan_split(split, names[:count], seed, frames_per_scene, frame_period)
     if not plans:
         raise ValueError("a world needs at least one scene")
     return plans

@@ -41,6 +41,7 @@ from detr2d.parity.two_stage import (
     pyramid_finder,
     pyramid_names,
 )
+from detr2d.proposals import as_objects
 from detr2d.systems.deformable_detr import DeformableDETRConfig
 
 USED = "backbone|dilation|hidden_dim|nheads|dim_feedforward|dropout|enc_layers|dec_layers"
@@ -138,8 +139,7 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
     double = run_double(subject, batch)
     two_stage = subject.fixture.config["args"]["two_stage"]
     if two_stage:
-        criterion: Any = subject.criterion
-        targets = criterion.proposal_targets(targets_of(batch))
+        targets = as_objects(targets_of(batch))
         check_stage(ledger, subject, case, (run, double), "enc", targets)
     check_gradients(ledger, subject, run, double)
     check_top_detections(ledger, subject, case, run)

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detr2d.backbones.necks import LevelProjections
+from detr2d.backbones.necks import FPN, LevelProjections
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.boxes import NormalizedBox2D
 from detr2d.checkpoints.deformable_detr import deformable_detr_table
@@ -24,6 +24,8 @@ from detr2d.config import SystemConfig
 from detr2d.criterion import SetCriterion, cardinality_error
 from detr2d.decoder import box_head, prior_bias, refine
 from detr2d.deformable import DeformableConfig, MultiScaleMemory, PyramidTokens
+from detr2d.dense_loss import DenseLoss
+from detr2d.dense_proposals import DenseHeads
 from detr2d.encoder import Encoder
 from detr2d.images import NormalizeImages, StandardizeImages
 from detr2d.losses import FocalClasses
@@ -31,6 +33,7 @@ from detr2d.positions import SinePositions, sine_embedding
 from detr2d.postprocess import top_detections
 from detr2d.proposals import (
     EncoderProposals,
+    ObjectnessLoss,
     TwoStageCriterion,
     first_logit,
     grid_anchors,
@@ -96,6 +99,26 @@ class ProposedStart(nn.Module):
         return Start(query, query_pos, reference, proposals.predictions())
 
 
+class DenseStart(nn.Module):
+    """Queries of the best peaks of dense heads, their positions made of the boxes."""
+
+    def __init__(self, proposals: DenseHeads, channels: int) -> None:
+        super().__init__()
+        self.proposals = proposals
+        self.embed = nn.Linear(2 * channels, channels)
+        self.norm = nn.LayerNorm(channels)
+        nn.init.xavier_uniform_(self.embed.weight)
+
+    def forward(self, memory: MultiScaleMemory) -> Start:
+        """Queries of the boxes that the peaks propose."""
+        found = self.proposals(memory)
+        waves = sine_embedding(
+            found.boxes, self.embed.out_features // 2, temperature=1e4, scale=2 * math.pi
+        )
+        query_pos = self.norm(self.embed(waves))
+        return Start(found.content, query_pos, found.boxes, found.predictions())
+
+
 class DeformableDETR(nn.Module):
     """Backbone, projections, deformable transformer and heads, one for all layers or one each."""
 
@@ -104,7 +127,7 @@ class DeformableDETR(nn.Module):
         *,
         normalize: nn.Module,
         backbone: nn.Module,
-        neck: LevelProjections,
+        neck: LevelProjections | FPN,
         tokens: PyramidTokens,
         encoder: Encoder,
         queries: nn.Module,
@@ -175,19 +198,24 @@ class DeformableDETRConfig(SystemConfig):
     """Each layer starts from the boxes of the one before, with heads of its own."""
     two_stage: bool = False
     """Queries start from proposals of the encoder; needs ``refine_boxes``."""
+    neck: Literal["projections", "fpn"] = "projections"
+    """Maps of one width each on its own (released), or mixed from the coarsest to the finest."""
+    proposals: Literal["matched", "dense"] = "matched"
+    """Two-stage: train the best token of each object (released), or many, from scratch."""
     images: Literal["imagenet", "standardized"] = "imagenet"
     """Normalisation by ImageNet's mean and deviation, or by those of each image."""
     num_detections: int = 100
     """Detections kept per image."""
 
     def __post_init__(self) -> None:
-        if self.two_stage and not self.refine_boxes:
+        if self.two_stage and not self.refine_boxes and self.proposals == "matched":
             raise ValueError("system.two_stage needs system.refine_boxes, as in the paper")
 
     def build(self, classes: tuple[str, ...]) -> DeformableDETR:
         """Build the model with random weights."""
         backbone, channels = self.backbone.build(), self.transformer.channels
-        neck = LevelProjections(backbone.out_channels, channels, self.extra_levels)
+        make_neck = LevelProjections if self.neck == "projections" else FPN
+        neck = make_neck(backbone.out_channels, channels, self.extra_levels)
         positions = SinePositions(channels, offset=-0.5)
         num_heads = self.transformer.decoder_layers if self.refine_boxes else 1
         heads = [self._build_heads(len(classes), layer) for layer in range(num_heads)]
@@ -208,6 +236,9 @@ class DeformableDETRConfig(SystemConfig):
         channels = self.transformer.channels
         if not self.two_stage:
             return LearnedStart(LearnedQueries(self.num_queries, channels, 2))
+        if self.proposals == "dense":
+            dense = DenseHeads(channels=channels, num_classes=num_classes, count=self.num_queries)
+            return DenseStart(dense, channels)
         class_head, proposal_head = self._build_heads(num_classes, layer=1)
         proposals = EncoderProposals(
             channels=channels,
@@ -233,7 +264,8 @@ class DeformableDETRConfig(SystemConfig):
         set_loss = SetCriterion(
             classes=FocalClasses(eps=COST_EPS), codec=NormalizedBox2D(), cost=weights, loss=weights
         )
-        return TwoStageCriterion(set_loss, class_agnostic=True)
+        dense = self.proposals == "dense"
+        return TwoStageCriterion(set_loss, DenseLoss() if dense else ObjectnessLoss(set_loss))
 
     def official_table(self) -> Table:
         """Names in the authors' checkpoints."""

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detr2d.backbones.necks import LevelProjections
+from detr2d.backbones.necks import FPN, LevelProjections
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.backbones.swin import SwinConfig
 from detr2d.boxes import NormalizedBox2D
@@ -31,6 +31,8 @@ from detr2d.denoising import (
     denoising_mask,
     split_denoising,
 )
+from detr2d.dense_loss import DenseLoss
+from detr2d.dense_proposals import DenseHeads, DenseProposals
 from detr2d.encoder import Encoder
 from detr2d.images import NormalizeImages, StandardizeImages
 from detr2d.losses import FocalClasses
@@ -71,6 +73,19 @@ class MixedQueries(nn.Module):
         return self.content.weight[:count].expand(batch, -1, -1), chosen
 
 
+class DenseQueries(nn.Module):
+    """Boxes and contents of the best peaks of dense heads."""
+
+    def __init__(self, proposals: DenseHeads) -> None:
+        super().__init__()
+        self.proposals = proposals
+
+    def forward(self, memory: MultiScaleMemory) -> tuple[Tensor, DenseProposals]:
+        """Contents (B, Q, C) and the proposals."""
+        found = self.proposals(memory)
+        return found.content, found
+
+
 class BoxPositions(nn.Module):
     """Query positions of boxes: sine embedding and two linear layers (DAB-DETR, eq. 6)."""
 
@@ -98,10 +113,10 @@ class DINO(nn.Module):
         *,
         normalize: nn.Module,
         backbone: nn.Module,
-        neck: LevelProjections,
+        neck: LevelProjections | FPN,
         tokens: PyramidTokens,
         encoder: Encoder,
-        queries: MixedQueries,
+        queries: MixedQueries | DenseQueries,
         denoising: ContrastiveDenoising | None,
         positions: BoxPositions,
         decoder: Sequence[nn.Module],
@@ -212,6 +227,10 @@ class DINOConfig(SystemConfig):
     """Objects that can be found in one image."""
     denoising: DenoisingConfig | None = field(default_factory=DenoisingConfig)
     """Denoising queries in training, or none."""
+    neck: Literal["projections", "fpn"] = "projections"
+    """Maps of one width each on its own (released), or mixed from the coarsest to the finest."""
+    proposals: Literal["matched", "dense"] = "matched"
+    """Train the best token of each object (released), or many: for training from scratch."""
     images: Literal["imagenet", "standardized"] = "imagenet"
     """Normalisation by ImageNet's mean and deviation, or by those of each image."""
     num_detections: int = 300
@@ -220,22 +239,16 @@ class DINOConfig(SystemConfig):
     def build(self, classes: tuple[str, ...]) -> DINO:
         """Build the model with random weights."""
         backbone, channels = self.backbone.build(), self.transformer.channels
-        neck = LevelProjections(backbone.out_channels, channels, self.extra_levels)
+        make_neck = LevelProjections if self.neck == "projections" else FPN
+        neck = make_neck(backbone.out_channels, channels, self.extra_levels)
         positions = SinePositions(channels, temperature=20)
-        proposals = EncoderProposals(
-            channels=channels,
-            class_head=_class_head(channels, len(classes)),
-            box_head=box_head(channels, NormalizedBox2D.code_size),
-            count=self.num_queries,
-            score=best_logit,
-        )
         return DINO(
             normalize=NormalizeImages() if self.images == "imagenet" else StandardizeImages(),
             backbone=backbone,
             neck=neck,
             tokens=PyramidTokens(positions, levels=neck.num_levels, channels=channels),
             encoder=self.transformer.build_encoder(neck.num_levels),
-            queries=MixedQueries(proposals, channels),
+            queries=self._build_queries(len(classes)),
             denoising=self._build_denoising(len(classes)),
             positions=BoxPositions(channels),
             decoder=self.transformer.build_decoder(neck.num_levels),
@@ -243,6 +256,20 @@ class DINOConfig(SystemConfig):
             class_head=_class_head(channels, len(classes)),
             box_head=box_head(channels, NormalizedBox2D.code_size),
         )
+
+    def _build_queries(self, num_classes: int) -> MixedQueries | DenseQueries:
+        channels, count = self.transformer.channels, self.num_queries
+        if self.proposals == "dense":
+            heads = DenseHeads(channels=channels, num_classes=num_classes, count=count)
+            return DenseQueries(heads)
+        proposals = EncoderProposals(
+            channels=channels,
+            class_head=_class_head(channels, num_classes),
+            box_head=box_head(channels, NormalizedBox2D.code_size),
+            count=count,
+            score=best_logit,
+        )
+        return MixedQueries(proposals, channels)
 
     def _build_denoising(self, num_classes: int) -> ContrastiveDenoising | None:
         if self.denoising is None:
@@ -264,7 +291,7 @@ class DINOConfig(SystemConfig):
             cost={"class": 2.0, "l1": 5.0, "giou": 2.0},
             loss={"class": 1.0, "l1": 5.0, "giou": 2.0},
         )
-        stages = TwoStageCriterion(set_loss, class_agnostic=False)
+        stages = TwoStageCriterion(set_loss, DenseLoss() if self.proposals == "dense" else set_loss)
         return DINOCriterion(stages, DenoisingLoss(set_loss))
 
     def official_table(self) -> Table:

@@ -19,7 +19,7 @@ from det3d.monocular import (
     decode_answers,
     ground_depth,
 )
-from det3d.monocular_loss import MonocularLoss, WantedMaps, heat_loss, paint_objects
+from det3d.monocular_loss import MonocularLoss, WantedMaps, paint_objects
 from detr2d.structures import Targets
 from tests.helpers.rigs import random_boxes, ring_rig
 
@@ -137,13 +137,6 @@ def test_rays_above_the_horizon_meet_the_ground_at_the_farthest() -> None:
     pixels = torch.tensor([[56.0, 20.0], [56.0, 32.0 + FOCAL / 10]]).expand(1, 6, 2, 2)
     depth = ground_depth(ring_rig(), pixels, GROUND)
     torch.testing.assert_close(depth[0, 0], torch.tensor([FARTHEST, 10.0]))
-
-
-def test_high_scores_beside_a_centre_are_forgiven() -> None:
-    logits = torch.zeros(2)
-    beside, far = heat_loss(logits[:1], torch.tensor([0.9])), heat_loss(logits[:1], torch.zeros(1))
-    assert far.item() == pytest.approx(0.25 * math.log(2))
-    assert beside.item() == pytest.approx(0.1**4 * far.item(), rel=1e-4)
 
 
 def test_the_best_cell_becomes_the_first_query_with_its_box_and_classes() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from detr2d.losses import FocalClasses, MaskLosses, SoftmaxClasses
+from detr2d.losses import FocalClasses, MaskLosses, SoftmaxClasses, heat_losses
 
 ONE = torch.tensor(1.0)
 
@@ -78,3 +78,10 @@ def test_a_sure_and_right_mask_costs_nothing_and_a_wrong_one_much() -> None:
 def test_no_masks_give_no_losses() -> None:
     losses = MaskLosses().losses(torch.zeros(0, 4, 4), torch.zeros(0, 8, 8, dtype=torch.bool))
     assert {name: loss.shape for name, loss in losses.items()} == {"mask": (0,), "dice": (0,)}
+
+
+def test_high_scores_beside_a_centre_are_forgiven() -> None:
+    logits = torch.zeros(2)
+    beside, far = heat_losses(logits, torch.tensor([0.9, 0.0]))
+    assert far.item() == pytest.approx(0.25 * math.log(2))
+    assert beside.item() == pytest.approx(0.1**4 * far.item(), rel=1e-4)

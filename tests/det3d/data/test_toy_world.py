@@ -298,3 +298,11 @@ def test_the_rig_is_the_real_one():
             np.testing.assert_allclose(
                 sensor.intrinsics((900, 1600)), row["camera_intrinsic"], rtol=1e-5, atol=1e-2
             )
+
+
+def test_key_frames_can_lie_further_apart() -> None:
+    (plan,) = plan_world("v1.0-trainval", 0, 4, (1, 0), frame_period=5.0)
+    assert plan.duration == 20.0
+    assert build_scene(plan).times.tolist() == [0.0, 5.0, 10.0, 15.0]
+    with pytest.raises(ValueError, match="frame_period > 0"):
+        plan_world("v1.0-trainval", 0, 4, (1, 0), frame_period=0.0)

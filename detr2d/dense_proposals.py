@@ -1,0 +1,132 @@
+"""Proposals that every token is trained to make: many tokens answer for one object.
+
+A set loss tells one token per object what it is, which teaches an encoder slowly. Co-DETR (Zong et
+al., ICCV 2023) trains it with dense one-to-many heads beside the set loss; here such heads are the
+first stage themselves. Their classes are heat as in CenterNet (Zhou et al., Objects as points,
+2019), so a local maximum is an object and no two queries start from one. Boxes are written in cells
+of the token's own level (FCOS, Tian et al., ICCV 2019, section 3.1). ``detr2d.dense_loss`` trains
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detr2d.decoder import inverse_sigmoid, prior_bias
+from detr2d.deformable import MultiScaleMemory, map_sizes
+from detr2d.proposals import take_rows
+from detr2d.structures import Batch, Predictions, at_least_float32
+
+LARGEST_STEP = 5.0  # of the logarithm of a size in cells: sizes stay finite
+LAST = -1e4  # added to the scores of tokens that are chosen only if there is nothing else
+
+
+@dataclass(frozen=True)
+class Cells(Batch):
+    """Where N tokens of B images are.
+
+    centres, sizes (B, N, 2): (x, y) in [0, 1] of the image's valid area; levels (N,) int64, 0 the
+    finest; valid (B, N) bool, False in the padding.
+    """
+
+    centres: Tensor
+    sizes: Tensor
+    levels: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensePredictions(Predictions):
+    """What all tokens answer, as one layer of predictions, and where they are."""
+
+    cells: Cells
+
+
+@dataclass(frozen=True)
+class DenseProposals(Batch):
+    """The Q best local maxima, best first, and the answers of all tokens.
+
+    content (B, Q, C), with gradient; logits (B, Q, K) and boxes (B, Q, 4) in [0, 1], without.
+    """
+
+    content: Tensor
+    logits: Tensor
+    boxes: Tensor
+    answers: DensePredictions
+
+    @property
+    def codes(self) -> Tensor:
+        """The boxes (B, Q, 4) before the sigmoid."""
+        return inverse_sigmoid(self.boxes, 1e-3)
+
+    def predictions(self) -> DensePredictions:
+        """What the loss looks at: the answers of all tokens."""
+        return self.answers
+
+
+class DenseHeads(nn.Module):
+    """Class heat and a box at every token; the best local maxima of the heat become queries."""
+
+    def __init__(self, *, channels: int, num_classes: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.transform = nn.Linear(channels, channels)
+        self.norm = nn.LayerNorm(channels)
+        self.class_head = nn.Linear(channels, num_classes)
+        self.box_head = nn.Linear(channels, 4)
+        self.content = nn.Linear(channels, channels)
+        for head, bias in ((self.class_head, prior_bias()), (self.box_head, 0.0)):
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.constant_(head.bias, bias)
+
+    def forward(self, memory: MultiScaleMemory) -> DenseProposals:
+        """Proposals of the memory's tokens, as many as asked for or as there are tokens."""
+        cells = token_cells(memory)
+        tokens = self.norm(F.relu(self.transform(memory.tokens + memory.positions)))
+        logits = at_least_float32(self.class_head(tokens))
+        boxes = boxes_in_cells(at_least_float32(self.box_head(tokens)), cells)
+        scores = logits.detach().amax(-1).masked_fill(~cells.valid, 2 * LAST)
+        chosen = best_peaks(scores, memory.spatial_shapes, self.count)
+        return DenseProposals(
+            self.content(take_rows(tokens, chosen)),
+            take_rows(logits.detach(), chosen),
+            take_rows(boxes.detach(), chosen),
+            DensePredictions(logits.unsqueeze(0), boxes.unsqueeze(0), cells=cells),
+        )
+
+
+def token_cells(memory: MultiScaleMemory) -> Cells:
+    """Places of the memory's tokens, float32."""
+    shapes, device = memory.spatial_shapes, memory.cells.device
+    counts = torch.tensor([height * width for height, width in shapes], device=device)
+    levels = torch.arange(len(shapes), device=device).repeat_interleave(counts)
+    sizes = 1 / (memory.valid_ratios * map_sizes(shapes, memory.valid_ratios))
+    return Cells(memory.cells, sizes[:, levels], levels, ~memory.padding)
+
+
+def boxes_in_cells(answers: Tensor, cells: Cells) -> Tensor:
+    """Boxes (B, N, 4) of answers (B, N, 4): centre from the cell's in cells, log size in cells."""
+    centre = cells.centres + cells.sizes * answers[..., :2]
+    size = cells.sizes * answers[..., 2:].clamp(-LARGEST_STEP, LARGEST_STEP).exp()
+    return torch.cat([centre, size], dim=-1)
+
+
+def best_peaks(scores: Tensor, shapes: Sequence[tuple[int, int]], count: int) -> Tensor:
+    """Tokens (B, Q) whose score (B, N) is the highest of their 3 x 3 neighbours, best first.
+
+    Other tokens follow, in the same order, if there are fewer such than asked for.
+    """
+    peaks = []
+    for (height, width), level in zip(
+        shapes, scores.split([height * width for height, width in shapes], dim=1), strict=True
+    ):
+        grid = level.view(-1, 1, height, width)
+        highest = F.max_pool2d(grid, 3, stride=1, padding=1)
+        peaks.append(grid.where(grid == highest, grid + LAST).flatten(1))
+    best = torch.cat(peaks, dim=1)
+    return best.topk(min(count, best.shape[1]), dim=1).indices
