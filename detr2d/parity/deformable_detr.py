@@ -25,7 +25,6 @@ from detr2d.parity.detection import (
     exactly,
     load_weights,
     make_batch,
-    run_case,
     run_double,
     targets_of,
 )
@@ -37,9 +36,9 @@ from detr2d.parity.two_stage import (
     check_stage,
     check_top_detections,
     double_tolerance,
-    official_choice,
     pyramid_finder,
     pyramid_names,
+    run_as_chosen,
 )
 from detr2d.systems.deformable_detr import DeformableDETRConfig
 
@@ -127,8 +126,7 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
     """Lines on everything that a case holds."""
     ledger = Ledger(case.official)
     batch = make_batch(subject, case)
-    with official_choice(subject, case):
-        run = run_case(subject, batch)
+    run = run_as_chosen(subject, case, batch)
     ledger.skip("case", "what inputs are made from")
     check_inputs(ledger, batch)
     check_probes(ledger, probe_names(subject, run), probe_finder(subject, run))
@@ -141,7 +139,9 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
         criterion: Any = subject.criterion
         targets = criterion.proposal_targets(targets_of(batch))
         check_stage(ledger, subject, case, (run, double), "enc", targets)
-    check_gradients(ledger, subject, run, double)
+    check_gradients(
+        ledger, subject, run, double, lambda: run_as_chosen(subject, case, batch).gradients
+    )
     check_top_detections(ledger, subject, case, run)
     check_double(ledger, case, double, partial(double_tolerance, case) if two_stage else exactly)
     ledger.skip("spread|post_topk_min_gap_per_image", "statistics of outputs that are compared")

@@ -21,12 +21,13 @@ from detr2d.parity.detection import (
     matched_pairs,
     noise_of,
     official_pairs,
+    run_case,
     tolerance,
 )
 from detr2d.parity.fixtures import Case
 from detr2d.parity.ledger import Ledger, Line, compare, same, same_pairs
 from detr2d.proposals import EncoderProposals, Proposals
-from detr2d.structures import Targets
+from detr2d.structures import ImageBatch, Targets
 
 ORDER_KEY = "two_stage/topk_indices"
 
@@ -57,6 +58,12 @@ def official_choice(subject: Subject, case: Case) -> Iterator[None]:
         yield
     finally:
         del proposals.choose
+
+
+def run_as_chosen(subject: Subject, case: Case, batch: ImageBatch) -> Run:
+    """A float32 run of a case with the official choice of tokens."""
+    with official_choice(subject, case):
+        return run_case(subject, batch)
 
 
 def proposals_of(subject: Subject) -> EncoderProposals:
