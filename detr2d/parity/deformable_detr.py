@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +21,6 @@ from detr2d.parity.detection import (
     check_probes,
     check_settings,
     class_names,
-    exactly,
     load_weights,
     make_batch,
     run_double,
@@ -35,7 +33,6 @@ from detr2d.parity.ledger import Ledger, Line
 from detr2d.parity.two_stage import (
     check_stage,
     check_top_detections,
-    double_tolerance,
     pyramid_finder,
     pyramid_names,
     run_as_chosen,
@@ -143,7 +140,7 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
         ledger, subject, run, double, lambda: run_as_chosen(subject, case, batch).gradients
     )
     check_top_detections(ledger, subject, case, run)
-    check_double(ledger, case, double, partial(double_tolerance, case) if two_stage else exactly)
+    check_double(ledger, case, double)
     ledger.skip("spread|post_topk_min_gap_per_image", "statistics of outputs that are compared")
     ledger.skip("(forward|backward)_seconds", "speed of the machine that made the case")
     return ledger.finish()
