@@ -80,7 +80,7 @@ def check_dino(fixture: Fixture) -> Iterator[Section]:
     subject = make_subject(fixture)
     yield check_settings(subject)
     for case in fixture.cases():
-        with torch.set_grad_enabled("grad_norms" in case.facts):  # Swin-L's graph takes 20 GB
+        with torch.set_grad_enabled("grad_norms" in case.facts):  # Swin-L's graph is large
             lines = check_case(subject, case)
         yield Section(case.name, lines)
 
