@@ -117,7 +117,8 @@ def grid_anchors(memory: MultiScaleMemory) -> Anchors:
     boxes = torch.cat([cells, side, side], dim=-1)
     inside = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1)
     valid = inside & ~memory.padding
-    logits = (boxes / (1 - boxes)).log()
+    # Rounded once, from float64: the last bit of a float32 logarithm depends on the processor.
+    logits = (boxes / (1 - boxes)).double().log().to(boxes)
     return Anchors(logits.masked_fill(~valid.unsqueeze(-1), float("inf")), valid)
 
 

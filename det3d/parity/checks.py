@@ -25,7 +25,7 @@ from detr2d.parity.detection import (
     targets_of,
 )
 from detr2d.parity.fixtures import Case
-from detr2d.parity.gradients import GRADIENT_FLOOR, GRADIENT_TOLERANCE
+from detr2d.parity.gradients import GRADIENT_TOLERANCE, norms_line, reruns
 from detr2d.parity.ledger import Ledger, Line, agree_up_to_ties, compare, same_pairs
 from detr2d.structures import Detections, Predictions, map_tensors
 
@@ -34,7 +34,6 @@ INPUTS = (
 )
 INPUTS += r"|gt_labels_\d|gt_boxes_gravity_\d"
 DESCRIPTIONS = r"backbone_slices_desc|hs_query_step|min_score_gap_top300|noise_.*"
-ROUNDING_FACTOR = 3  # times the difference of our float32 and float64 gradient norms
 FOLLOWS = 10  # tolerance of what is computed from outputs, in tolerances of the outputs
 
 
@@ -121,9 +120,7 @@ def _match_line(ledger: Ledger, key: str, ours: Tensor, costs: Tensor, noisy: fl
 def check_gradients(ledger: Ledger, subject: Subject, batch: SceneBatch, run: Run) -> None:
     """Lines on the recorded gradient norms, their total, and how many parameters have one.
 
-    A ReLU or a sampling point whose input rounds to the other side moves a norm of a float32 run by
-    up to some 1e-3. Where one does not fit, the same is computed in float64: either may fit, and
-    three times the difference of the two, our own rounding, is allowed beside the tolerance.
+    Where one does not fit, further runs are asked, as in 2D.
     """
     ledger.equal("num_params_with_grad", np.array(len(run.gradients)))
     total = math.hypot(*run.gradients.values())
@@ -136,32 +133,27 @@ def _gradient_line(
 ) -> Line:
     table = subject.system.official_table()
     names = [str(rename(name, table)) for name in ledger.take("grad_names").tolist()]
-    official = ledger.take("grad_norms")
-    floor = GRADIENT_FLOOR * float(ledger.take("grad_total_norm"))
-    ours = np.array([norms[name] for name in names])
-    fits = np.abs(ours - official) <= floor + GRADIENT_TOLERANCE * official
-    note, rounding = "", np.zeros(len(names))
-    if not fits.all():
-        double = gradients_in_double(subject, batch)
-        exact = np.array([double[name] for name in names])
-        nearer = np.where(np.abs(exact - official) < np.abs(ours - official), exact, ours)
-        rounding = np.where(fits, 0.0, ROUNDING_FACTOR * np.abs(exact - ours))
-        ours = np.where(fits, ours, nearer)
-        unsure = [name for name, fit in zip(names, fits, strict=True) if not fit]
-        share = float((rounding / np.maximum(official, floor)).max())
-        note = f"rounding allows {share:.1e} more for {', '.join(unsure)}"
-    return compare(
-        "grad_norms", ours, official, atol=floor + rounding, rtol=GRADIENT_TOLERANCE, note=note
+    official = dict(zip(names, ledger.take("grad_norms").tolist(), strict=True))
+    runs = (
+        lambda: norms,
+        lambda: gradients_in_double(subject, batch),
+        *reruns(subject.model, lambda: gradients_of(subject, batch)),
     )
+    return norms_line("grad_norms", official, runs, float(ledger.take("grad_total_norm")))
+
+
+def gradients_of(subject: Subject, batch: SceneBatch) -> dict[str, float]:
+    """Gradient norms by parameter of one more run."""
+    return run_model(subject.model, subject.criterion, batch, ()).gradients
 
 
 def gradients_in_double(subject: Subject, batch: SceneBatch) -> dict[str, float]:
     """Gradient norms by parameter of a run in float64."""
     subject.model.double()
     double = map_tensors(batch, lambda t: t.double() if t.is_floating_point() else t)
-    run = run_model(subject.model, subject.criterion, double, ())
+    norms = gradients_of(subject, double)
     subject.model.float()
-    return run.gradients
+    return norms
 
 
 def check_boxes(ledger: Ledger, subject: Subject, case: Case, run: Run) -> None:

@@ -77,7 +77,8 @@ class LevelProjections(nn.Module):
     """Every map to one width by a 1 x 1 convolution, plus coarser maps by strided ones.
 
     Deformable DETR, section 4.1 and appendix A.2: the first extra level is made of the backbone's
-    last map, a further one of the extra level before it. Each is followed by group norm.
+    last map, a further one of the extra level before it. Each is followed by group norm, on
+    contiguous maps: of channels-last ones, torch computes it with twenty times the rounding.
     """
 
     def __init__(self, in_channels: tuple[int, ...], channels: int, extra_levels: int = 0) -> None:
@@ -97,9 +98,14 @@ class LevelProjections(nn.Module):
     def forward(self, features: FeaturePyramid) -> FeaturePyramid:
         """Maps (N, C, H_i, W_i) of one width C, finest first."""
         plain, extra = self.projections[: len(features)], self.projections[len(features) :]
-        maps = [project(level) for project, level in zip(plain, features, strict=True)]
+        maps = [_project(level, part) for part, level in zip(plain, features, strict=True)]
         source = features.maps[-1]
-        for project in extra:
-            source = project(source)
+        for part in extra:
+            source = _project(source, part)
             maps.append(source)
         return FeaturePyramid(tuple(maps))
+
+
+def _project(level: Tensor, part: nn.Module) -> Tensor:
+    conv, norm = part.children()
+    return norm(conv(level).contiguous())

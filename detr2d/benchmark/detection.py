@@ -60,7 +60,10 @@ def inference_duels(setup: Setup) -> Iterator[Duel]:
         inputs = (subject.images.contiguous(), (~subject.batch.padding).long())
         yield Duel(
             f"1x{size[0]}x{size[1]}",
-            ours=(our_detr(subject, "float32", EXACT), our_detr(subject, "bfloat16", ROUNDED)),
+            ours=(
+                our_detector(subject, "float32", EXACT),
+                our_detector(subject, "bfloat16", ROUNDED),
+            ),
             peers=(
                 *(
                     Contender(f"transformers {name}", run, hugging_face_outputs, limit)
@@ -71,7 +74,7 @@ def inference_duels(setup: Setup) -> Iterator[Duel]:
         )
 
 
-def our_detr(subject: DetectionSubject, precision: str, tolerance: float) -> Contender:
+def our_detector(subject: DetectionSubject, precision: str, tolerance: float) -> Contender:
     """Our model as ``tools/evaluate.py`` and ``tools/predict.py`` run it."""
     predict = prepare_inference(subject.model(), precision, subject.device)
     run = without_gradients(lambda: predict(subject.batch))

@@ -1,4 +1,4 @@
-"""Hugging Face's DETR (transformers, with a timm backbone) as a peer, with our weights."""
+"""Hugging Face's DETR and Deformable DETR (transformers, timm backbone) with our weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from detr2d.benchmark.subjects import DetectionSubject
+from detr2d.checkpoints.deformable_detr import attention_rules, box_head_rules
 from detr2d.checkpoints.rename import Table
 
 
@@ -47,18 +48,55 @@ TABLE = Table(
 )
 
 
+DEFORMABLE_TABLE = Table(
+    rules=(
+        (r"model\.backbone\.model\.(.+)", r"backbone.\1"),
+        (r"model\.input_proj\.(.+)", r"neck.projections.\1"),
+        (r"model\.level_embed", "tokens.level_embedding"),
+        (r"model\.query_position_embeddings\.weight", "queries.learned.embedding.weight"),
+        (r"model\.reference_points\.(\w+)", r"queries.learned.to_reference.\1"),
+        *attention_rules(
+            r"model\.encoder\.layers\.(\d+)\.self_attn\.", r"encoder.layers.\1.self_attention."
+        ),
+        *attention_rules(
+            r"model\.decoder\.layers\.(\d+)\.encoder_attn\.", r"decoder.\1.cross_attention."
+        ),
+        *_layer_rules("encoder", "encoder.layers."),
+        *_layer_rules("decoder", "decoder."),
+        (r"(?:model\.decoder\.)?class_embed\.\d+\.(?P<kind>\w+)", r"class_heads.0.\g<kind>"),
+        *box_head_rules(r"(?:model\.decoder\.)?bbox_embed\.\d+\.", "box_heads.0."),
+    )
+)
+
+
 def build_hugging_face_detr(subject: DetectionSubject, **settings: Any) -> nn.Module:
     """DETR-R50 as transformers builds it by default, with the subject's weights.
 
-    ``settings`` go to its config. What ours trains is trained, nothing else: transformers freezes
-    other parts depending on the kind of backbone. Raises ImportError without ``.[bench]``.
+    ``settings`` go to its config. Raises ImportError without ``.[bench]``.
     """
     from transformers import DetrConfig, DetrForObjectDetection
 
     config = DetrConfig(num_labels=len(subject.classes), use_pretrained_backbone=False, **settings)
-    peer = DetrForObjectDetection(config)
-    filled = {name: subject.official_weight(name, TABLE) for name in peer.state_dict()}
-    peer.load_state_dict(filled)
+    return _fill(DetrForObjectDetection(config), subject, TABLE)
+
+
+def build_hugging_face_deformable(subject: DetectionSubject, **settings: Any) -> nn.Module:
+    """The same for Deformable DETR with four levels, single-stage, without refinement."""
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
+
+    config = DeformableDetrConfig(
+        num_labels=len(subject.classes), use_pretrained_backbone=False, class_cost=2, **settings
+    )
+    return _fill(DeformableDetrForObjectDetection(config), subject, DEFORMABLE_TABLE)
+
+
+def _fill(peer: nn.Module, subject: DetectionSubject, table: Table) -> nn.Module:
+    """The peer with the subject's weights.
+
+    What ours trains is trained, nothing else: transformers freezes other parts depending on the
+    kind of backbone.
+    """
+    peer.load_state_dict({name: subject.official_weight(name, table) for name in peer.state_dict()})
     frozen = ("model.backbone.model.conv1", "model.backbone.model.layer1")
     for name, parameter in peer.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen))

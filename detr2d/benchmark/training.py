@@ -1,4 +1,4 @@
-"""Benchmark cases of 2D training: the criterion."""
+"""Benchmark cases of 2D training: the criterion alone, and a step of DETR."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detr2d.benchmark.hugging_face import build_hugging_face_detr
 from detr2d.benchmark.measure import Case, Contender, Duel, Setup
-from detr2d.benchmark.subjects import noise_batch
+from detr2d.benchmark.steps import STEP_LIMITS, hugging_face_steps, our_step
+from detr2d.benchmark.subjects import make_subject, noise_batch
 from detr2d.structures import ImageBatch, Predictions
 from detr2d.systems.detr import DETRConfig
+from detr2d.transformer import TransformerConfig
 
 EXACT = 1e-3
 LAYERS, QUERIES = 6, 100
@@ -72,6 +75,29 @@ def hugging_face_loss(logits: Tensor, boxes: Tensor, batch: ImageBatch) -> Tenso
     return loss
 
 
+def step_duels(setup: Setup) -> Iterator[Duel]:
+    """Two 640 x 640 images; without dropout, else programs cannot be compared."""
+    system = DETRConfig(transformer=TransformerConfig(dropout=0.0))
+    subject = make_subject(system, (640, 640), images=2, objects=7, device=setup.device)
+    peer = build_hugging_face_detr(subject, auxiliary_loss=True, dropout=0.0)
+    theirs = hugging_face_steps(peer, subject, {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0})
+    yield Duel(
+        "2x640x640",
+        ours=tuple(
+            Contender(name, our_step(subject, name), dict, limit)
+            for name, limit in STEP_LIMITS.items()
+        ),
+        peers=(
+            *(
+                Contender(f"transformers {name}", run, dict, STEP_LIMITS[name])
+                for name, run in theirs.items()
+            ),
+            *setup.extra_peers("detr.train", subject),
+        ),
+    )
+
+
 CASES = (
     Case("criterion.detr", "DETR's matching and losses, forward and backward", criterion_duels),
+    Case("detr.train", "DETR-R50, forward, loss, backward", step_duels),
 )

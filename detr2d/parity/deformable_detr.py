@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -22,10 +21,8 @@ from detr2d.parity.detection import (
     check_probes,
     check_settings,
     class_names,
-    exactly,
     load_weights,
     make_batch,
-    run_case,
     run_double,
     targets_of,
 )
@@ -36,10 +33,9 @@ from detr2d.parity.ledger import Ledger, Line
 from detr2d.parity.two_stage import (
     check_stage,
     check_top_detections,
-    double_tolerance,
-    official_choice,
     pyramid_finder,
     pyramid_names,
+    run_as_chosen,
 )
 from detr2d.proposals import as_objects
 from detr2d.systems.deformable_detr import DeformableDETRConfig
@@ -128,8 +124,7 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
     """Lines on everything that a case holds."""
     ledger = Ledger(case.official)
     batch = make_batch(subject, case)
-    with official_choice(subject, case):
-        run = run_case(subject, batch)
+    run = run_as_chosen(subject, case, batch)
     ledger.skip("case", "what inputs are made from")
     check_inputs(ledger, batch)
     check_probes(ledger, probe_names(subject, run), probe_finder(subject, run))
@@ -141,9 +136,11 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
     if two_stage:
         targets = as_objects(targets_of(batch))
         check_stage(ledger, subject, case, (run, double), "enc", targets)
-    check_gradients(ledger, subject, run, double)
+    check_gradients(
+        ledger, subject, run, double, lambda: run_as_chosen(subject, case, batch).gradients
+    )
     check_top_detections(ledger, subject, case, run)
-    check_double(ledger, case, double, partial(double_tolerance, case) if two_stage else exactly)
+    check_double(ledger, case, double)
     ledger.skip("spread|post_topk_min_gap_per_image", "statistics of outputs that are compared")
     ledger.skip("(forward|backward)_seconds", "speed of the machine that made the case")
     return ledger.finish()

@@ -127,7 +127,7 @@ def check_case(subject: Subject, case: Case) -> list[Line]:
     check_losses(ledger, subject, run)
     check_matches(ledger, subject, run)
     double = run_double(subject, batch)
-    check_gradients(ledger, subject, run, double)
+    check_gradients(ledger, subject, run, double, lambda: run_case(subject, batch).gradients)
     check_boxes(ledger, subject, case, run)
     if subject.with_masks:
         check_masks(ledger, run, tolerance(case, "pred_masks"))

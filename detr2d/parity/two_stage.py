@@ -13,31 +13,21 @@ from detr2d.boxes import to_pixels
 from detr2d.criterion import cardinality_error
 from detr2d.images import resize_padding
 from detr2d.parity.detection import (
-    DOUBLE_TOLERANCE,
     LOSS_TOLERANCE,
     Run,
     Subject,
     check_output,
     matched_pairs,
-    noise_of,
     official_pairs,
+    run_case,
     tolerance,
 )
 from detr2d.parity.fixtures import Case
 from detr2d.parity.ledger import Ledger, Line, compare, same, same_pairs
 from detr2d.proposals import EncoderProposals, Proposals
-from detr2d.structures import Targets
+from detr2d.structures import ImageBatch, Targets
 
 ORDER_KEY = "two_stage/topk_indices"
-
-
-def double_tolerance(case: Case, quantity: str) -> float:
-    """Allowed difference of a float64 output of a two-stage system.
-
-    The official code computes anchors in float32 even then, and the last bit of that logarithm
-    depends on the CPU that made the case: one of the many roundings whose noise the case records.
-    """
-    return max(DOUBLE_TOLERANCE, 0.1 * noise_of(case, quantity))
 
 
 @contextmanager
@@ -57,6 +47,12 @@ def official_choice(subject: Subject, case: Case) -> Iterator[None]:
         yield
     finally:
         del proposals.choose
+
+
+def run_as_chosen(subject: Subject, case: Case, batch: ImageBatch) -> Run:
+    """A float32 run of a case with the official choice of tokens."""
+    with official_choice(subject, case):
+        return run_case(subject, batch)
 
 
 def proposals_of(subject: Subject) -> EncoderProposals:

@@ -222,3 +222,22 @@ def test_class_error_is_the_share_of_wrong_matched_queries() -> None:
     assert float(class_error(right, targets, matches)) == 25.0
     nothing = mask_targets(0, 0)
     assert float(class_error(right, nothing, criterion.match(right, nothing))) == 100.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_matching_in_half_precision_sees_finite_costs(dtype: torch.dtype) -> None:
+    """Logits as large as float16 holds, boxes without extent, more objects than queries."""
+    logits = torch.tensor([60000.0, -60000.0, 0.0]).expand(2, 1, 4, 3).to(dtype)
+    codes = torch.tensor([[0.0, 1.0, 0.0, 1e-7], [1.0, 1.0, 1.0, 1.0]]).repeat(2, 1).to(dtype)
+    predictions = Predictions(logits, codes.expand(2, 1, 4, 4))
+    one_pixel = torch.tensor([[0.5, 0.5, 1e-3, 1e-3]]).expand(6, 4)
+    targets = (Targets(torch.arange(6) % 3, one_pixel),)
+    weights = {"class": 2.0, "l1": 5.0, "giou": 2.0}
+    for classes in (FocalClasses(eps=1e-8), FocalClasses()):
+        criterion = SetCriterion(
+            classes=classes, codec=NormalizedBox2D(), cost=weights, loss=weights
+        )
+        assert bool(criterion.costs(predictions, targets).isfinite().all())
+        assert len(criterion.match(predictions, targets).queries) == 2 * 4
+        losses = criterion(predictions, targets)
+        assert all(bool(loss.isfinite()) for loss in losses.values())

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("transformers")
 pytest.importorskip("timm")
 
-from detr2d.benchmark.detection import EXACT, ROUNDED, hugging_face_outputs, our_detr
+from detr2d.benchmark.detection import EXACT, ROUNDED, hugging_face_outputs, our_detector
 from detr2d.benchmark.hugging_face import build_hugging_face_detr
 from detr2d.benchmark.measure import Contender, check_outputs
 from detr2d.benchmark.subjects import make_subject
@@ -24,7 +24,7 @@ def test_transformers_gives_our_outputs_and_trains_the_same_parameters() -> None
     inputs = (subject.images, (~subject.batch.padding).long())
     with torch.inference_mode():
         theirs = Contender("peer", lambda: peer(*inputs), hugging_face_outputs)
-        ours = (our_detr(subject, "float32", EXACT), our_detr(subject, "bfloat16", ROUNDED))
+        ours = (our_detector(subject, "float32", EXACT), our_detector(subject, "bfloat16", ROUNDED))
         check_outputs("title", (theirs, *ours))
     counts = [
         sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "bn" not in n)

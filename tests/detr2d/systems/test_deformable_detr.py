@@ -21,12 +21,13 @@ PLAIN = DeformableDETRConfig(
     num_queries=6,
 )
 SINGLE = replace(PLAIN, backbone=replace(PLAIN.backbone, out_stages=(4,)), extra_levels=0)
+DILATED = replace(SINGLE, backbone=replace(SINGLE.backbone, depth=50, dilate_last=True))
 REFINED = replace(PLAIN, refine_boxes=True)
 TWO_STAGE = replace(REFINED, two_stage=True)
 every = pytest.mark.parametrize(
     "system",
-    [SINGLE, PLAIN, REFINED, TWO_STAGE],
-    ids=["single-scale", "plain", "refined", "two-stage"],
+    [SINGLE, DILATED, PLAIN, REFINED, TWO_STAGE],
+    ids=["single-scale", "single-scale-dc5", "plain", "refined", "two-stage"],
 )
 
 

@@ -12,11 +12,20 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from detr2d.config import SystemConfig
-from tests.detr2d.systems.test_deformable_detr import TWO_STAGE
-from tests.detr2d.systems.test_dino import FOUR
+from tests.detr2d.systems import test_deformable_detr as deformable
+from tests.detr2d.systems import test_dino as dino
 from tests.helpers.images import CLASSES, sample
 
-SYSTEMS: dict[str, SystemConfig] = {"two-stage": TWO_STAGE, "dino": FOUR}
+SYSTEMS: dict[str, SystemConfig] = {"two-stage": deformable.TWO_STAGE, "dino": dino.FOUR}
+MORE: dict[str, SystemConfig] = {
+    "single-scale": deformable.SINGLE,
+    "single-scale-dc5": deformable.DILATED,
+    "plain": deformable.PLAIN,
+    "refined": deformable.REFINED,
+    "dino-5-scale": dino.FIVE,
+    "dino-swin": dino.SWIN,
+    "dino-no-denoising": dino.PLAIN,
+}
 
 
 def work(rank: int, name: str, port: int, folder: str) -> None:
@@ -24,7 +33,7 @@ def work(rank: int, name: str, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.manual_seed(0)
-    system = SYSTEMS[name]
+    system = (SYSTEMS | MORE)[name]
     model = DistributedDataParallel(system.build(CLASSES).train())
     torch.manual_seed(rank + 1)
     batch = sample(64, 96, objects=2 * (1 - rank))
@@ -37,7 +46,9 @@ def work(rank: int, name: str, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", list(SYSTEMS))
+@pytest.mark.parametrize(
+    "name", [*SYSTEMS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
+)
 def test_a_process_without_objects_trains_along(name: str, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

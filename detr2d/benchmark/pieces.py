@@ -1,0 +1,143 @@
+"""Benchmark cases of single pieces of 2D detection: cross-attention, COCO evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detr2d.attention import DenseAttention, Memory
+from detr2d.benchmark.measure import Case, Contender, Duel, Setup
+from detr2d.data.coco_files import read_coco
+from detr2d.evaluation.coco import ground_truth, official_figures, write_json
+
+KEYS = (4224, 6000, 12000, 16896)
+QUERIES, CHANNELS = 900, 256
+
+
+def attention_duels(setup: Setup) -> Iterator[Duel]:
+    """900 queries look at all tokens of six images: ours against attention that keeps weights."""
+    for keys in KEYS:
+        torch.manual_seed(0)
+        ours = DenseAttention(channels=CHANNELS, heads=8, dropout=0.0).eval().to(setup.device)
+        query, query_pos = torch.randn(2, 1, QUERIES, CHANNELS, device=setup.device)
+        tokens, positions = torch.randn(2, 1, keys, CHANNELS, device=setup.device)
+        padding = torch.zeros(1, keys, dtype=torch.bool, device=setup.device)
+        memory = Memory(tokens, positions, padding)
+        theirs: nn.MultiheadAttention = ours.attention
+
+        def look(attention: Any = ours, inputs: Any = (query, query_pos, None, memory)) -> Tensor:
+            return attention(*inputs)[0]
+
+        def weigh(
+            attention: Any = theirs,
+            inputs: Any = (query + query_pos, tokens + positions, tokens),
+            padding: Tensor = padding,
+        ) -> Tensor:
+            return attention(*inputs, key_padding_mask=padding, need_weights=True)[0]
+
+        yield Duel(
+            f"{QUERIES} x {keys}",
+            ours=(
+                Contender("float32", _quiet(look), _output, 1e-3),
+                Contender("bfloat16", _quiet(look, setup.device), _output, 0.1),
+            ),
+            peers=(Contender("nn.MultiheadAttention with weights", _quiet(weigh), _output),),
+        )
+
+
+def _output(tensor: Tensor) -> Mapping[str, Tensor]:
+    return {"update": tensor.float()}
+
+
+def _quiet(run: Callable[[], Any], rounded_on: torch.device | None = None) -> Callable[[], Any]:
+    """``run`` without gradients, under bfloat16 autocast of a device if one is given."""
+
+    def program() -> Any:
+        kind = rounded_on.type if rounded_on else "cpu"
+        with (
+            torch.inference_mode(),
+            torch.autocast(kind, torch.bfloat16, enabled=rounded_on is not None),
+        ):
+            return run()
+
+    return program
+
+
+def coco_duels(setup: Setup) -> Iterator[Duel]:
+    """The twelve box figures of 500 images with 100 detections each: hotcoco, pycocotools."""
+    with TemporaryDirectory() as folder:
+        truth, results = noise_coco(Path(folder), images=500, objects=7, found=100)
+        yield Duel(
+            "500 images x 100",
+            ours=(
+                Contender(
+                    "hotcoco (default)",
+                    lambda: official_figures(truth, results, "bbox", "hotcoco"),
+                    _figures,
+                    1e-9,
+                ),
+            ),
+            peers=(
+                Contender(
+                    "pycocotools",
+                    lambda: official_figures(truth, results, "bbox", "pycocotools"),
+                    _figures,
+                ),
+            ),
+        )
+
+
+def _figures(figures: Any) -> Mapping[str, Tensor]:
+    return {"figures": torch.tensor(list(figures.summary.values()), dtype=torch.float64)}
+
+
+def noise_coco(
+    folder: Path, *, images: int, objects: int, found: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ground truth of random boxes in 80 categories, and detections some of which are near."""
+    chance = np.random.default_rng(0)
+    size = {"width": 640, "height": 480}
+    boxes = np.concatenate([chance.uniform(0, 400, (images, objects, 2)),
+                            chance.uniform(8, 200, (images, objects, 2))], axis=-1)  # fmt: skip
+    categories = chance.integers(1, 81, (images, objects))
+    annotations = [
+        {
+            "id": image * objects + number + 1, "image_id": image + 1,
+            "category_id": int(categories[image, number]), "iscrowd": 0,
+            "bbox": boxes[image, number].tolist(), "area": float(boxes[image, number, 2:].prod()),
+            "segmentation": [],
+        }
+        for image in range(images)
+        for number in range(objects)
+    ]  # fmt: skip
+    content = {
+        "images": [{"id": i + 1, "file_name": f"{i + 1}.jpg", **size} for i in range(images)],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": f"category {i}"} for i in range(1, 81)],
+    }
+    write_json(folder / "instances.json", content)
+    file = read_coco(folder / "instances.json")
+    which = chance.integers(0, objects, (images, found))
+    results = [
+        {
+            "image_id": image + 1,
+            "category_id": int(categories[image, which[image, number]]),
+            "bbox": (boxes[image, which[image, number]] + chance.normal(0, 20, 4)).clip(1).tolist(),
+            "score": float(chance.uniform()),
+        }
+        for image in range(images)
+        for number in range(found)
+    ]
+    return ground_truth(file, range(images), with_masks=False), results
+
+
+CASES = (
+    Case("op.xattn", "cross-attention of 900 queries", attention_duels),
+    Case("eval.coco", "official COCO box figures", coco_duels),
+)
