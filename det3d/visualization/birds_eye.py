@@ -156,14 +156,15 @@ def draw_velocity(canvas: Canvas, ground: Ground, box: np.ndarray, color: Color)
 
 
 def draw_trails(canvas: Canvas, ground: Ground, trails: QueryTrails) -> None:
-    """The way of each query's reference point and the points that it sampled."""
+    """The way of each query's reference point and the points that it sampled; one alone is bold."""
     references = ground.pixels(to_array(trails.references))  # (L + 1, N, 2)
     samples = None if trails.samples is None else ground.pixels(to_array(trails.samples))
+    bold = 2.0 if len(trails.labels) == 1 else 1.0
     for query, label in enumerate(trails.labels.tolist()):
         path, color = references[:, query], class_color(label)
-        canvas.segments(np.stack([path[:-1], path[1:]], 1), WHITE, 0.5)
         if samples is not None:
             for pixel in samples[:, query].reshape(-1, 2):
-                canvas.circle(pixel, 1.2, color, 0)
-        canvas.circle(path[0], 1.5, WHITE, 0.5)
-        canvas.circle(path[-1], 2.0, WHITE, 0)
+                canvas.circle(pixel, 1.2 * bold, color, 0)
+        canvas.segments(np.stack([path[:-1], path[1:]], 1), WHITE, 0.5 * bold)
+        canvas.circle(path[0], 1.5 * bold, WHITE, 0.5 * bold)
+        canvas.circle(path[-1], 2.0 * bold, WHITE, 0)
