@@ -14,8 +14,7 @@ import torch
 
 from det3d.boxes import box_corners
 from det3d.cameras import CameraRig
-from det3d.results.convert import convert
-from det3d.results.format import Frame, Results, read_results, write_results
+from det3d.results.format import Frame, Results, read_results
 from det3d.results.matching import match_frame
 from det3d.viewer.page import PageStyle, choose_frames, write_page
 from tests.helpers.browser import Browser
@@ -236,24 +235,6 @@ def test_ground_truth_alone_is_coloured_by_class(browser: Browser, tmp_path: Pat
     open_page(browser, write_result_file(tmp_path, make_frame(detections=None)))
     assert count(browser, "#above .truth.alone") == 3
     assert browser.run("return document.querySelector('.compare').hidden")
-
-
-@pytest.mark.real
-@pytest.mark.skipif(not REAL_FRAME.exists(), reason="the real frame is absent")
-def test_the_real_frame_projects_exactly(browser: Browser, tmp_path: Path) -> None:
-    path = tmp_path / "truth.json"
-    convert(None, path, root=REAL_FRAME, version="v1.0-mini", select=None, index_dir=tmp_path)
-    results = read_results(path)
-    truth = results.frames[0].ground_truth
-    frame = replace(
-        results.frames[0], detections=replace(truth, scores=np.linspace(0.99, 0.9, len(truth)))
-    )
-    write_results(path, replace(results, frames=(frame,)))
-    shown = open_page(browser, path).frames[0]
-    assert browser.complaints() == []
-    worst, compared = largest_difference(browser, shown)
-    assert compared > 200
-    assert worst < 0.01
 
 
 # --- without a browser ------------------------------------------------------------------------
