@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw
 from det3d.boxes import box_corners
 from det3d.cameras import CameraRig
 from det3d.visualization.cameras import PictureStyle, camera_azimuths
-from det3d.visualization.canvas import Canvas, font
+from det3d.visualization.canvas import Canvas
 from det3d.visualization.contents import BoxLayer, Contents, QueryTrails, box_layers, to_array
-from det3d.visualization.palette import BACKGROUND, GRID, MUTED, PANEL, WHITE, Color, class_color
+from det3d.visualization.palette import BACKGROUND, GRID, MUTED, PANEL, WHITE, class_color
+from detr2d.labels import Color, font
 
 RING_STEP = 10.0  # metres between range rings
 SLOWEST_ARROW = 0.5  # m/s below which no velocity is drawn
