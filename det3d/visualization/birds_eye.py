@@ -72,10 +72,15 @@ def draw_rings(canvas: Canvas, ground: Ground, style: PictureStyle) -> None:
 
 
 def write_ranges(picture: np.ndarray, ground: Ground, style: PictureStyle) -> np.ndarray:
-    """Write the radius at every second ring, back right where cameras and roads are rare."""
+    """Write the radius at every second ring, back right where cameras and roads are rare.
+
+    With fewer than three rings, at every one.
+    """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
-    for ring in range(2, int(style.reach // RING_STEP) + 1, 2):
+    rings = int(style.reach // RING_STEP)
+    step = 2 if rings >= 3 else 1
+    for ring in range(step, rings + 1, step):
         metres = ring * RING_STEP
         x, y = ground.ahead(metres * np.array([math.cos(-2.0), math.sin(-2.0)])).tolist()
         text = f"{metres:.0f} m"

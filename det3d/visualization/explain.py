@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from det3d.geometry import Region
 from det3d.structures import SceneBatch
@@ -26,6 +28,7 @@ from detr2d.explain import Explanation, draw_dots, heat_map, lay_heat
 from detr2d.looks import Looks
 
 HEAVY_PLACE, HEAVY_CELL = 0.05, 0.5  # share of the largest weight that a panel has to show
+LEAST_PANELS = 3
 ZOOM_MARGIN = 24.0  # pixels of the camera around what a layer's panel shows
 LEAST_REACH = 15.0  # metres to each side in the view from above
 PANEL_SHAPE = 0.75  # height of a layer's panel over its width
@@ -78,7 +81,10 @@ def draw_scene_explanation(
     upper = np.concatenate([cameras, np.full((len(cameras), GAP, 3), PANEL, np.uint8), above], 1)
     best = max(
         (view for row in rows for view in row),
-        key=lambda view: weight_in(total, names.index(view.name)),
+        key=lambda view: (
+            weight_in(total, names.index(view.name)),
+            -off_centre(view, explanation.found.boxes),
+        ),
     )
     lower = layer_panels(best, names.index(best.name), scene, explanation, contents, upper.shape[1])
     picture = np.concatenate([upper, np.full((GAP, upper.shape[1], 3), PANEL, np.uint8), lower])
@@ -150,6 +156,15 @@ def weight_in(looks: Looks, camera: int) -> float:
     return float(looks.weights[0, camera, 0].sum())
 
 
+def off_centre(view: View, boxes: Tensor) -> float:
+    """How far from the middle of a view a box (1, 9) is, in half widths; infinite behind it."""
+    ray = view.rays(boxes[:, :3].double().numpy())[0]
+    if ray[2] <= 0:
+        return math.inf
+    middle = np.array([view.width, view.height]) / 2
+    return float(np.abs((ray[:2] / ray[2] - middle) / middle).max())
+
+
 def look_at(view: View, scene: SceneBatch, camera: int, looks: Looks) -> View:
     """A view whose image, at its drawn size, shows the looks of one query."""
     canvas = (scene.images.shape[-2], scene.images.shape[-1])
@@ -177,21 +192,25 @@ def layer_panels(
     contents: Contents,
     width: int,
 ) -> np.ndarray:
-    """One panel per layer, side by side, cut out around the box and the places: (h, width, 3)."""
-    count = len(explanation.layers)
+    """One panel per layer, side by side, cut out around the box and the places: (h, width, 3).
+
+    A panel is at most as wide as if there were ``LEAST_PANELS`` of them.
+    """
+    count = max(LEAST_PANELS, len(explanation.layers))
     each = (width - GAP * (count - 1)) // count
     window = window_around(view, camera, scene, explanation)
     panels = []
     for number, looks in enumerate(explanation.layers, start=1):
-        share = weight_in(looks, camera) / max(float(looks.weights.sum()), 1e-12)
-        name = f"layer {number}: {share:.0%} of the weight in {view.name}"
+        whole = float(looks.weights.sum())
+        what = f"{weight_in(looks, camera) / max(whole, 1e-12):.0%} of the weight in {view.name}"
+        name = f"layer {number}: " + (what if whole else "its places are in no image")
         zoomed = look_at(cut(view, window, each), scene_of(scene, window), camera,
                          shifted(looks, scene, window))  # fmt: skip
         style = PictureStyle(camera_width=each, font_size=12)
         panels.append(draw_view(replace(zoomed, name=name), box_layers(contents), None, style))
     joined = mosaic([panels])
     rest = width - joined.shape[1]
-    return np.pad(joined, ((0, 0), (0, rest), (0, 0)))
+    return np.concatenate([joined, np.full((len(joined), rest, 3), PANEL, np.uint8)], axis=1)
 
 
 Window = tuple[int, int, int, int]  # left, top, width, height in pixels of the image

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from det3d.geometry import Region
-from det3d.visualization.explain import moments, reach_of, way_of_the_box
+from det3d.visualization.cameras import PictureStyle, scene_views
+from det3d.visualization.explain import moments, off_centre, reach_of, way_of_the_box
 from detr2d.explain import Explanation
 from detr2d.structures import Detections, Predictions
 from tests.helpers.rigs import random_scene
@@ -43,3 +45,13 @@ def test_the_way_leads_from_the_reference_over_the_centre_after_each_layer() -> 
     torch.testing.assert_close(trails.references[:, 0], torch.tensor(expected))
     assert reach_of(explanation(), trails) == pytest.approx(1.15 * 40)
     assert way_of_the_box(explanation(), None) is None
+
+
+def test_a_box_that_no_layer_looked_at_is_shown_by_the_camera_that_has_it_in_the_middle() -> None:
+    scene, style = random_scene(4), PictureStyle(camera_width=112)
+    views = [view for row in scene_views(scene, style, tuple("abcd")) for view in row]
+    ahead = {view.name: off_centre(view, torch.tensor([[10.0, 0.1, 0, 4, 2, 1, 0, 0, 0]]))
+             for view in views}  # fmt: skip
+    assert min(ahead, key=ahead.__getitem__) == "a"
+    assert ahead["a"] == pytest.approx(0.01 * 112 / (2 * 56 * np.tan(np.radians(35))), rel=0.02)
+    assert ahead["c"] == np.inf
