@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +151,79 @@ def test_keys_toggle_outcomes_and_theme(page: Browser) -> None:
     theme = page.run("return document.documentElement.dataset.theme")
     page.press("d")
     assert page.run("return document.documentElement.dataset.theme") != theme
+
+
+@pytest.fixture
+def resized(page: Browser) -> Iterator[Browser]:
+    """The page in a window that a test may resize."""
+    yield page
+    resize(page, 1280, 800)
+
+
+def resize(browser: Browser, width: int, height: int) -> None:
+    browser.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height,
+                     deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
+    browser.wait(f"window.innerWidth === {width}")
+
+
+OUTSIDE = """
+const parts = [...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent !== null);
+return parts.filter((e) => {
+  const r = e.getBoundingClientRect();
+  return r.left < -1 || r.right > innerWidth + 1 || (arguments[1] && r.bottom > innerHeight + 1);
+}).map((e) => e.id || e.className || e.tagName);
+"""
+
+
+def test_a_laptop_shows_everything_at_once(resized: Browser) -> None:
+    resize(resized, 1280, 800)
+    everything = "figure, #above, input, select, button, footer, #details"
+    assert resized.run(OUTSIDE, everything, True) == []
+    width = resized.run("return document.querySelector('figure').clientWidth")
+    assert width >= 220
+
+
+def test_a_phone_scrolls_down_only_and_keeps_time_at_hand(resized: Browser) -> None:
+    resize(resized, 390, 844)
+    assert resized.run("return document.documentElement.scrollWidth") <= 390
+    everything = "figure, #above, input, select, button, #details"
+    assert resized.run(OUTSIDE, everything, False) == []
+    assert resized.run(OUTSIDE, "footer, #play", True) == []
+    small = resized.run(
+        "return [...document.querySelectorAll('footer button, .chip')].filter((e) =>"
+        " e.offsetParent !== null && e.getBoundingClientRect().height < 31).length"
+    )
+    assert small == 0  # room for a finger
+
+
+CONTRAST = """
+const channels = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((c) => (c / 255) ** 2.2);
+const shares = [.2126, .7152, .0722];
+const luminance = (color) => channels(color).reduce((s, c, i) => s + shares[i] * c, 0);
+const style = getComputedStyle(document.body);
+const [a, b] = [luminance(style.color), luminance(style.backgroundColor)];
+return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_page_begins_as_the_system_is_set_and_reads_well(page: Browser, theme: str) -> None:
+    wish = [{"name": "prefers-color-scheme", "value": theme}]
+    page.devtools("Emulation.setEmulatedMedia", features=wish)
+    page.run("location.reload()")
+    page.wait(f"document.documentElement.dataset.theme === '{theme}' && {READY}")
+    page.devtools("Emulation.setEmulatedMedia", features=[])
+    assert page.run(CONTRAST) > 7
+
+
+def test_every_key_of_the_help_does_something_without_complaint(page: Browser) -> None:
+    keys = page.run("return [...document.querySelectorAll('#help dt')].map((e) => e.textContent)")
+    assert len(keys) == 13
+    before = page.run("return document.body.innerHTML.length")
+    for key in ("[", "n", "c", "l", "1", "g", "t", "f", "+", "h"):
+        page.press(key)
+    assert page.run("return document.body.innerHTML.length") != before
+    assert page.complaints() == []
 
 
 def corners_in_page(browser: Browser, camera: str, index: int) -> np.ndarray:
