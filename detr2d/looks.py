@@ -23,8 +23,10 @@ class Looks(Batch):
     """Where Q queries of one layer looked: P places in each of V views (cameras; 1 for an image).
 
     places (B, V, Q, P, 2): x, y as fractions of the view's canvas; weights (B, V, Q, P): at least
-    0, the mean over heads, summed over levels, 0 where the query does not look. Dense attention
-    has every cell of a ``grid`` = (height, width) as place, row by row; else ``grid`` is None.
+    0, the mean over heads, summed over levels, 0 where the query does not look. They sum to 1, less
+    the share of heads whose places are in no view; sigmoids (DETR3D's, one per camera index) to
+    more or less. Dense attention has every cell of a ``grid`` = (height, width) as place, row by
+    row; else ``grid`` is None.
     """
 
     places: Tensor

@@ -135,9 +135,10 @@ def way_of_the_box(explanation: Explanation, region: Region | None) -> QueryTrai
 
 def reach_of(explanation: Explanation, trails: QueryTrails | None) -> float:
     """Metres to each side of the vehicle that hold the box and its way."""
-    points = [explanation.found.boxes[:, :2].float()]
+    box = explanation.found.boxes[0].float()
+    points = [box[:2].abs() + box[3:5].max() / 2]
     if trails is not None:
-        points.append(trails.references[..., :2].reshape(-1, 2))
+        points.append(trails.references[..., :2].flatten())
     return max(LEAST_REACH, 1.15 * float(torch.cat(points).abs().max()))
 
 

@@ -43,7 +43,9 @@ def test_the_way_leads_from_the_reference_over_the_centre_after_each_layer() -> 
     assert trails is not None
     expected = [Region().to_metres(torch.full((3,), 0.5)).tolist(), [1, 2, 0], [3, 40, 0]]
     torch.testing.assert_close(trails.references[:, 0], torch.tensor(expected))
-    assert reach_of(explanation(), trails) == pytest.approx(1.15 * 40)
+    assert reach_of(explanation(), trails) == pytest.approx(
+        1.15 * 42
+    )  # half its length beyond its centre
     assert way_of_the_box(explanation(), None) is None
 
 
