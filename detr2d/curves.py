@@ -75,9 +75,9 @@ def draw_curves(runs: Mapping[str, Series], path: Path) -> None:
                 color = np.array(CLASS_COLORS[(4 + number) % len(CLASS_COLORS)]) / 255
                 steps, values = series[name]
                 panel.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
-                mark = "o" if len(steps) <= FEW else ""
+                mark = "o" if len(steps) <= FEW else None
                 panel.plot(
-                    steps, smooth(values), mark, color=color, ls="-", lw=1.8, ms=3, label=run
+                    steps, smooth(values), marker=mark, color=color, ls="-", lw=1.8, ms=3, label=run
                 )
         title = name.removeprefix("losses/").removeprefix("metrics/")
         style_panel(panel, title.replace("_", " "))
