@@ -154,6 +154,8 @@ class TrainConfig:
     """Seed of initialisation, order and augmentation."""
     log_every: int = 20
     """Optimizer steps between log lines."""
+    evaluate_every: int = 0
+    """Epochs between evaluations, whose figures go to the log; 0 leaves them out."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
     keep_checkpoints: int = 2
@@ -166,7 +168,14 @@ class TrainConfig:
         for name in (*counts, "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "clip_norm", "weight_decay", "workers", "threads"):
+        for name in (
+            "warmup_steps",
+            "clip_norm",
+            "weight_decay",
+            "workers",
+            "threads",
+            "evaluate_every",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:

@@ -14,13 +14,15 @@ from detr2d.visualize import CLASS_COLORS
 SKIPPED = ("step", "epoch", "data_time", "step_time")
 LOGARITHMIC = ("lr", "grad_norm")
 COLUMNS = 4
+FEW = 40  # values up to which each is marked
 Series = dict[str, tuple[list[int], list[float]]]  # steps and values by name
 
 
 def read_series(path: Path) -> Series:
     """The logged numbers of a run by name, from its ``log.jsonl`` or its folder.
 
-    Raises FileNotFoundError, or ValueError if nothing is logged.
+    COCO's -1 for a figure that is not defined is left out. Raises FileNotFoundError, or ValueError
+    if nothing is logged.
     """
     file = path / "log.jsonl" if path.is_dir() else path
     if not file.is_file():
@@ -28,7 +30,7 @@ def read_series(path: Path) -> Series:
     series: Series = {}
     for record in read_log(file):
         for name, value in flatten(record):
-            if name not in SKIPPED:
+            if name not in SKIPPED and not (name.startswith("metrics/") and value == -1):
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(record["step"])
                 values.append(value)
@@ -73,8 +75,12 @@ def draw_curves(runs: Mapping[str, Series], path: Path) -> None:
                 color = np.array(CLASS_COLORS[(4 + number) % len(CLASS_COLORS)]) / 255
                 steps, values = series[name]
                 panel.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
-                panel.plot(steps, smooth(values), color=color, linewidth=1.8, label=run)
-        style_panel(panel, name.removeprefix("losses/").replace("_", " "))
+                mark = "o" if len(steps) <= FEW else None
+                panel.plot(
+                    steps, smooth(values), marker=mark, color=color, ls="-", lw=1.8, ms=3, label=run
+                )
+        title = name.removeprefix("losses/").removeprefix("metrics/")
+        style_panel(panel, title.replace("_", " "))
         if name in LOGARITHMIC:
             panel.set_yscale("log")
     if len(runs) > 1:

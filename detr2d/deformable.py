@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detr2d.decoder import DecoderLayer, feed_forward
 from detr2d.encoder import Encoder
 from detr2d.images import resize_padding
+from detr2d.looks import Looks
 from detr2d.ops.sampling import multi_scale_deformable_attention
 from detr2d.structures import Batch, FeaturePyramid, at_least_float32
 
@@ -79,11 +80,20 @@ class DeformableAttention(nn.Module):
         reference (B, Q, 2 or 4): a point, or a box (centre x, centre y, width, height), in [0, 1]
         of the valid area; the places are (B, Q, heads * levels * points, 2) in the same unit.
         """
-        ratios = memory.valid_ratios.unsqueeze(1)  # (B, 1, levels, 2)
-        scale = torch.cat([ratios, ratios], dim=-1)[..., : reference.shape[-1]]
-        updates, locations = self.look(query + query_pos, reference.unsqueeze(2) * scale, memory)
-        places = locations.detach() / ratios[:, :, None, :, None]
+        scaled = on_canvas(reference, memory)
+        locations, weights = self._aim(query + query_pos, scaled, memory)
+        updates = self._sample(locations, weights, memory)
+        places = locations.detach() / memory.valid_ratios[:, None, None, :, None]
         return self.dropout(updates), places.flatten(2, 4)
+
+    def looks(
+        self, query: Tensor, query_pos: Tensor, reference: Tensor, memory: MultiScaleMemory
+    ) -> Looks:
+        """The places of all heads, levels and points, and their weights, which sum to 1."""
+        locations, weights = self._aim(query + query_pos, on_canvas(reference, memory), memory)
+        return Looks(
+            locations.flatten(2, 4).unsqueeze(1), weights.flatten(2).unsqueeze(1) / self.heads
+        )
 
     def look(
         self, query: Tensor, reference: Tensor, memory: MultiScaleMemory
@@ -92,7 +102,13 @@ class DeformableAttention(nn.Module):
 
         query (B, Q, C) with its position; reference (B, Q, levels, 2 or 4) on the canvas.
         """
-        value = self.value(memory.tokens).masked_fill(memory.padding.unsqueeze(-1), 0)
+        locations, weights = self._aim(query, reference, memory)
+        return self._sample(locations, weights, memory), locations
+
+    def _aim(
+        self, query: Tensor, reference: Tensor, memory: MultiScaleMemory
+    ) -> tuple[Tensor, Tensor]:
+        """Locations and weights (B, Q, heads, levels, points), which sum to 1 for each head."""
         offsets = at_least_float32(self.offsets(query))
         offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points, 2))
         weights = at_least_float32(self.weights(query)).unflatten(-1, (self.heads, -1)).softmax(-1)
@@ -102,13 +118,22 @@ class DeformableAttention(nn.Module):
             locations = centre + offsets / sizes[:, None]
         else:
             locations = centre + offsets / self.points * size * 0.5
+        return locations, weights.unflatten(-1, (self.levels, self.points))
+
+    def _sample(self, locations: Tensor, weights: Tensor, memory: MultiScaleMemory) -> Tensor:
+        """Update (B, Q, C): weighted values at the locations."""
+        value = self.value(memory.tokens).masked_fill(memory.padding.unsqueeze(-1), 0)
         sampled = multi_scale_deformable_attention(
-            value.unflatten(-1, (self.heads, -1)),
-            memory.spatial_shapes,
-            locations,
-            weights.unflatten(-1, (self.levels, self.points)),
+            value.unflatten(-1, (self.heads, -1)), memory.spatial_shapes, locations, weights
         )
-        return self.output(sampled), locations
+        return self.output(sampled)
+
+
+def on_canvas(reference: Tensor, memory: MultiScaleMemory) -> Tensor:
+    """References (B, Q, 2 or 4) in the valid area as (B, Q, levels, 2 or 4) on the canvas."""
+    ratios = memory.valid_ratios.unsqueeze(1)  # (B, 1, levels, 2)
+    scale = torch.cat([ratios, ratios], dim=-1)[..., : reference.shape[-1]]
+    return reference.unsqueeze(2) * scale
 
 
 class DeformableEncoderLayer(nn.Module):

@@ -39,6 +39,7 @@ from detr2d.config import (
 from detr2d.inference import join_processes, with_precision
 from detr2d.log import RunLog, Window
 from detr2d.optim import Schedule, average_weights, build_optimizer, train_only
+from detr2d.validation import Validation
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -136,6 +137,9 @@ class Training:
         if isinstance(self.criterion, nn.Module):
             self.criterion.to(device)
         self.schedule = Schedule(train, math.ceil(len(self.order) / train.accumulate))
+        self.validation = Validation(
+            experiment, self.accelerator, steps_per_epoch=self.schedule.steps_per_epoch
+        )
         self.average = (
             average_weights(self.bare_model, train.ema_decay) if train.ema_decay else None
         )
@@ -195,11 +199,15 @@ class Training:
             self.export()
         self.accelerator.wait_for_everyone()
 
+    @property
+    def best_model(self) -> nn.Module:
+        """The model to use: with averaged weights, if there are any."""
+        return self.bare_model if self.average is None else self.average.module
+
     def export(self) -> Path:
-        """Write the weights to use, the averaged ones if there are any, and return their path."""
-        model = self.bare_model if self.average is None else self.average.module
+        """Write the weights to use and return their path."""
         path = self.experiment.work_dir / WEIGHTS_FILE
-        export_weights(path, model.state_dict(), self.origin)
+        export_weights(path, self.best_model.state_dict(), self.origin)
         return path
 
     def restore(self, path: Path) -> None:
@@ -268,7 +276,7 @@ def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None 
 
 
 def _train(training: Training, log: RunLog, last_step: int) -> None:
-    """Step, log and save until ``last_step`` steps are done."""
+    """Step, log, judge and save until ``last_step`` steps are done."""
     train = training.experiment.train
     save_every = train.checkpoint_every * training.schedule.steps_per_epoch
     window, waiting = Window(), time.perf_counter()
@@ -279,8 +287,11 @@ def _train(training: Training, log: RunLog, last_step: int) -> None:
         window.add(training.step, values, tokens)
         log.advance()
         save = training.step % save_every == 0 or training.step == last_step
-        if save or training.step % train.log_every == 0:
+        due = training.validation.due(training.step)
+        if save or due or training.step % train.log_every == 0:
             _write_window(training, log, window)  # raises before a broken state could be saved
+            if due:
+                log.write(training.validation.record(training.best_model, training.step))
             if save:
                 training.save()
             window = Window()

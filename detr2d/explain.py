@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import ImageDraw, ImageFont
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
 
 from detr2d.looks import Looks, LookTrace
 from detr2d.structures import Detections, Predictions
@@ -17,6 +19,7 @@ from detr2d.visualize import draw_detections, to_picture, to_tensor
 
 # Anchors of the heat colours, dark to bright at rising weight, readable by every colour vision.
 HEAT = ((30, 10, 70), (150, 30, 110), (235, 90, 50), (255, 185, 40), (255, 250, 190))
+PANEL_WIDTH = 560  # pixels that a panel has at least
 Postprocess = Callable[[Predictions], list[Detections]]
 
 
@@ -66,12 +69,18 @@ def explain(
 
 
 def heat_map(looks: Looks, view: int, canvas: tuple[int, int]) -> Tensor:
-    """Weights of dense looks of one query in a view as an image (H, W) of the canvas, peak 1."""
+    """Weights of dense looks of one query in a view as an image (H, W) of the canvas, in [0, 1].
+
+    The mean weight over all views and what lies below it is 0, the largest weight 1, so that a
+    query that looks everywhere alike does not paint the whole image.
+    """
     if looks.grid is None:
         raise ValueError("only looks over a grid make a heat map")
     weights = looks.weights[0, view, 0].view(1, 1, *looks.grid)
     smooth = F.interpolate(weights, size=canvas, mode="bilinear", align_corners=False)[0, 0]
-    return smooth / looks.weights.amax().clamp(min=1e-12)
+    least, most = looks.weights[0, :, 0].mean(), looks.weights[0, :, 0].amax()
+    span = torch.maximum(most - least, 1e-3 * most).clamp(min=1e-12)  # not rounding errors
+    return ((smooth - least) / span).clamp(0, 1)
 
 
 def heat_colors(heat: Tensor) -> Tensor:
@@ -110,9 +119,15 @@ def draw_image_explanation(
 ) -> Tensor:
     """A panel per decoder layer, in rows of three: the image (3, H, W) uint8 under the looks.
 
-    The image is the valid, top-left area of the ``canvas`` at its own size. Returns (3, H', W').
+    The image is the valid, top-left area of the ``canvas``; small ones are enlarged. A cross marks
+    the reference point that entered the layer, where a system has one, a line the way to there.
+    Returns (3, H', W').
     """
-    height, width = image.shape[-2:]
+    zoom = max(1.0, PANEL_WIDTH / image.shape[-1])
+    height, width = (round(zoom * side) for side in image.shape[-2:])
+    canvas = (round(zoom * canvas[0]), round(zoom * canvas[1]))
+    image = resize(image, [height, width], antialias=True)
+    found = replace(explanation.found, masks=None)  # a mask would hide where the query looked
     panels = []
     for number, looks in enumerate(explanation.layers, start=1):
         weights = looks.weights[0, 0, 0]
@@ -121,9 +136,38 @@ def draw_image_explanation(
         else:
             pixels = looks.places[0, 0, 0] * torch.tensor([canvas[1], canvas[0]])
             panel = draw_dots(image, pixels, weights)
-        panel = draw_detections(panel, explanation.found, classes)
+        panel = draw_detections(panel, found, classes)
+        panel = draw_way(panel, reference_pixels(explanation, (height, width))[:number])
         panels.append(write_caption(panel, f"layer {number}"))
     return in_rows(panels, 3)
+
+
+def reference_pixels(explanation: Explanation, size: tuple[int, int]) -> list[list[float]]:
+    """(x, y) of the query's reference point in an image of ``size`` before each layer and after.
+
+    Empty for systems that have no such points.
+    """
+    references = explanation.predictions.references
+    if references is None:
+        return []
+    points = references[:, 0, explanation.found.queries[0]].cpu()  # (L + 1, 2)
+    return (points * torch.tensor([size[1], size[0]])).tolist()
+
+
+def draw_way(panel: Tensor, points: Sequence[Sequence[float]]) -> Tensor:
+    """A panel (3, H, W) with a line through points (x, y) in pixels and a cross at the last."""
+    if not points:
+        return panel
+    picture = to_picture(panel)
+    draw = ImageDraw.Draw(picture)
+    arm, line = max(4.0, min(picture.size) / 45), max(1, round(min(picture.size) / 240))
+    x, y = points[-1]
+    cross = [((x - arm, y), (x + arm, y)), ((x, y - arm), (x, y + arm))]
+    way = [(tuple(a), tuple(b)) for a, b in itertools.pairwise(points)]
+    for color, width in (((0, 0, 0), line + 2), ((255, 255, 255), line)):
+        for ends in [*way, *cross]:
+            draw.line(ends, fill=color, width=width)
+    return to_tensor(picture)
 
 
 def write_caption(panel: Tensor, text: str) -> Tensor:

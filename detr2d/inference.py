@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from detr2d.backbones.folded import FoldedConvolution
@@ -93,23 +93,42 @@ def evaluate(experiment: Experiment, checkpoint: Path, output_dir: Path | None =
         torch.set_num_threads(train.threads)
     accelerator = join_processes()
     with user_errors():
-        model = load_model(experiment, checkpoint).to(accelerator.device)
+        model = load_model(experiment, checkpoint)
         dataset = experiment.data.evaluation_set()
-        evaluator = experiment.data.evaluator(output_dir or experiment.work_dir / "evaluation")
+    output_dir = output_dir or experiment.work_dir / "evaluation"
+    return judge(experiment, model, dataset, output_dir=output_dir, accelerator=accelerator)
+
+
+def judge(
+    experiment: Experiment,
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    output_dir: Path,
+    accelerator: Accelerator,
+) -> Report:
+    """Judge a model on ``dataset``, the experiment's evaluation set; for all processes to call.
+
+    The model is prepared for inference, which changes it for good.
+    """
+    train, device = experiment.train, accelerator.device
+    with user_errors():
+        evaluator = experiment.data.evaluator(output_dir)
     share = range(accelerator.process_index, len(dataset), accelerator.num_processes)  # type: ignore[arg-type]
     loader = DataLoader(
         Subset(dataset, share),
         batch_size=train.batch_size,
         num_workers=train.workers,
         collate_fn=experiment.data.collate,
-        pin_memory=accelerator.device.type == "cuda",
+        pin_memory=device.type == "cuda",
     )
-    predict = prepare_inference(model, train.precision, accelerator.device)
+    predict = prepare_inference(model.to(device), train.precision, device)
     results: dict[str, Any] = {}
     main = accelerator.is_main_process
-    for batch in tqdm(loader, "evaluate", disable=not main, unit="batch", dynamic_ncols=True):
+    bar = tqdm(loader, "evaluate", disable=not main, unit="batch", dynamic_ncols=True, leave=None)
+    for batch in bar:
         with torch.inference_mode():
-            predictions = predict(batch.to(accelerator.device, non_blocking=True))
+            predictions = predict(batch.to(device, non_blocking=True))
             detections = experiment.system.postprocess(predictions)
         results |= evaluator.format(batch, [found.to("cpu") for found in detections])
     merged = {token: result for part in gather_object([results]) for token, result in part.items()}

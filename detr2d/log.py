@@ -82,13 +82,18 @@ class RunLog:
         self.bar.update()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one line; ``record`` holds ``step`` and numbers, or dictionaries of numbers."""
+        """Append one line; ``record`` holds ``step`` and numbers, or dictionaries of numbers.
+
+        The bar shows the latest that has a loss.
+        """
         if self.board is None:
             return
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         for name, value in flatten(record):
             self.board.add_scalar(name, value, record["step"])
+        if "loss" not in record:
+            return
         self.bar.set_postfix(
             loss=f"{record['loss']:.3f}",
             lr=f"{record['lr']:.1e}",

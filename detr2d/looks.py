@@ -23,8 +23,10 @@ class Looks(Batch):
     """Where Q queries of one layer looked: P places in each of V views (cameras; 1 for an image).
 
     places (B, V, Q, P, 2): x, y as fractions of the view's canvas; weights (B, V, Q, P): at least
-    0, the mean over heads, summed over levels, 0 where the query does not look. Dense attention
-    has every cell of a ``grid`` = (height, width) as place, row by row; else ``grid`` is None.
+    0, the mean over heads, summed over levels, 0 where the query does not look. They sum to 1, less
+    the share of heads whose places are in no view; sigmoids (DETR3D's, one per camera index) to
+    more or less. Dense attention has every cell of a ``grid`` = (height, width) as place, row by
+    row; else ``grid`` is None.
     """
 
     places: Tensor
@@ -56,6 +58,23 @@ def dense_looks(weights: Tensor, grid: tuple[int, ...]) -> Looks:
     return Looks(cells.expand(*split.shape, 2), split, (height, width))
 
 
+def cross_attentions(model: nn.Module) -> list[nn.Module]:
+    """The decoder's cross-attentions, which can say where they look, in order.
+
+    An encoder may have attentions of the same kind; only those that a layer calls its
+    ``cross_attention`` count. Raises ValueError if there is none.
+    """
+    found = [
+        module
+        for name, module in model.named_modules()
+        if name.split(".")[-1] == "cross_attention" and callable(getattr(module, "looks", None))
+    ]
+    if not found:
+        kind = type(model).__name__
+        raise ValueError(f"{kind} cannot be explained: no cross-attention of it has looks()")
+    return found
+
+
 class LookTrace:
     """A hook that records the looks of one query, or of all, in every decoder layer.
 
@@ -69,10 +88,7 @@ class LookTrace:
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[LookTrace]:
         """Record while the model runs inside the block. Raises ValueError if it cannot tell."""
-        modules = [m for m in model.modules() if callable(getattr(m, "looks", None))]
-        if not modules:
-            kind = type(model).__name__
-            raise ValueError(f"{kind} cannot be explained: no cross-attention of it has looks()")
+        modules = cross_attentions(model)
         handles = [m.register_forward_hook(self._record) for m in modules]
         try:
             yield self

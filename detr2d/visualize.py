@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.ops import box_convert
 from torchvision.utils import draw_segmentation_masks
 
+from detr2d.labels import Color, Label, Rectangle, text_size, write_labels
 from detr2d.structures import Detections, Segments, Targets
-
-Color = tuple[int, int, int]
 
 # Okabe and Ito's colours for every kind of colour vision, without black.
 CLASS_COLORS: tuple[Color, ...] = (
@@ -32,17 +32,12 @@ def class_color(label: int) -> Color:
     return CLASS_COLORS[label % len(CLASS_COLORS)]
 
 
-def ink_on(color: Color) -> Color:
-    """Black or white: the one that reads better on ``color`` (relative luminance)."""
-    red, green, blue = ((channel / 255) ** 2.2 for channel in color)
-    return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.2 else (255, 255, 255)
-
-
 def draw_detections(image: Tensor, found: Detections, classes: Sequence[str]) -> Tensor:
     """An image (3, H, W) uint8 with boxes, class names and scores, and masks where there are any.
 
     Boxes are normalised centre x, centre y, width, height; masks have the size of the image. The
-    best detection is drawn last, on top. Returns a new image of the same size.
+    best detection is drawn last, on top. Names do not cover each other: where there is no room for
+    all, those of worse detections are left out. Returns a new image of the same size.
     """
     texts = [
         f"{classes[label]} {score:.2f}"
@@ -107,18 +102,24 @@ def _middle(mask: Tensor) -> tuple[float, float]:
 def _draw_on(
     image: Tensor, corners: list[list[float]], colors: Sequence[Color], texts: Sequence[str]
 ) -> Tensor:
-    """Boxes x1, y1, x2, y2 in pixels, each with a name plate at its top-left corner."""
+    """Boxes x1, y1, x2, y2 in pixels, each with a name plate at its top-left corner if it fits."""
     picture = to_picture(image)
     draw = ImageDraw.Draw(picture)
-    font = _font(picture)
     line = max(1, round(min(picture.size) / 300))
-    objects = list(zip(corners, colors, texts, strict=True))
-    for box, color, _ in reversed(objects):
+    labels = []
+    for box, color, text in reversed(list(zip(corners, colors, texts, strict=True))):
         x1, y1, x2, y2 = box
-        draw.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=color, width=line)
-    for box, color, text in reversed(objects):
-        _write_plate(draw, picture.size, (box[0], box[1]), color, text, font, above=True)
-    return to_tensor(picture)
+        x2, y2 = max(x2, x1), max(y2, y1)
+        draw.rectangle((x1, y1, x2, y2), outline=color, width=line)
+        labels.append(Label(text, _within((x1, y1, x2, y2), picture.size), color, align=0))
+    return _with_labels(picture, labels[::-1])
+
+
+def _within(box: Rectangle, size: tuple[int, int]) -> Rectangle:
+    """A box cut to a picture of ``size`` (width, height)."""
+    x1, x2 = (min(max(x, 0.0), float(size[0])) for x in box[::2])
+    y1, y2 = (min(max(y, 0.0), float(size[1])) for y in box[1::2])
+    return x1, y1, x2, y2
 
 
 def _write_on(
@@ -129,34 +130,23 @@ def _write_on(
 ) -> Tensor:
     """Name plates at points (x, y) in pixels."""
     picture = to_picture(image)
-    draw, font = ImageDraw.Draw(picture), _font(picture)
-    for point, color, text in reversed(list(zip(points, colors, texts, strict=True))):
-        _write_plate(draw, picture.size, point, color, text, font, above=False)
-    return to_tensor(picture)
+    half = text_size("", _font_size(picture))[1] / 2 + 1
+    labels = [
+        Label(text, (x, y + half, x, y + half), color)  # its first place is around the point
+        for (x, y), color, text in zip(points, colors, texts, strict=True)
+    ]
+    return _with_labels(picture, labels)
 
 
-def _font(picture: Image.Image) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font whose size suits the picture."""
-    return ImageFont.load_default(size=max(10, round(min(picture.size) / 32)))
+def _with_labels(picture: Image.Image, labels: Sequence[Label]) -> Tensor:
+    """A picture with labels, the first ones first, as an image (3, H, W)."""
+    written = write_labels(np.asarray(picture), labels, _font_size(picture))
+    return torch.tensor(written).permute(2, 0, 1)
 
 
-def _write_plate(
-    draw: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    corner: tuple[float, float],
-    color: Color,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    *,
-    above: bool,
-) -> None:
-    """Text on a plate of ``color`` at ``corner``, above it if asked, moved into the picture."""
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    width, height = right - left + 4, bottom - top + 4
-    x = min(max(corner[0], 0), max(size[0] - width, 0))
-    y = min(max(corner[1] - (height if above else height / 2), 0), max(size[1] - height, 0))
-    draw.rectangle((x, y, x + width, y + height), fill=color)
-    draw.text((x + 2 - left, y + 2 - top), text, fill=ink_on(color), font=font)
+def _font_size(picture: Image.Image) -> int:
+    """A size of letters that suits the picture."""
+    return max(10, round(min(picture.size) / 32))
 
 
 def to_picture(image: Tensor) -> Image.Image:

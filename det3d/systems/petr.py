@@ -108,6 +108,7 @@ class PETR(nn.Module):
             tokens=tokens.flatten(1, 3),
             positions=positions.flatten(1, 3).to(tokens),
             padding=lonely_tokens_seen(padding.flatten(1)),
+            grid=tuple(padding.shape[1:]),
         )
 
     def encode(self, images: Tensor, image_sizes: Tensor) -> FeaturePyramid:

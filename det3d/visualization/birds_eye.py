@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw
 from det3d.boxes import box_corners
 from det3d.cameras import CameraRig
 from det3d.visualization.cameras import PictureStyle, camera_azimuths
-from det3d.visualization.canvas import Canvas, font
+from det3d.visualization.canvas import Canvas
 from det3d.visualization.contents import BoxLayer, Contents, QueryTrails, box_layers, to_array
-from det3d.visualization.palette import BACKGROUND, GRID, MUTED, PANEL, WHITE, Color, class_color
+from det3d.visualization.palette import BACKGROUND, GRID, MUTED, PANEL, WHITE, class_color
+from detr2d.labels import Color, font
 
 RING_STEP = 10.0  # metres between range rings
 SLOWEST_ARROW = 0.5  # m/s below which no velocity is drawn
@@ -71,10 +72,15 @@ def draw_rings(canvas: Canvas, ground: Ground, style: PictureStyle) -> None:
 
 
 def write_ranges(picture: np.ndarray, ground: Ground, style: PictureStyle) -> np.ndarray:
-    """Write the radius at every second ring, back right where cameras and roads are rare."""
+    """Write the radius at every second ring, back right where cameras and roads are rare.
+
+    With fewer than three rings, at every one.
+    """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
-    for ring in range(2, int(style.reach // RING_STEP) + 1, 2):
+    rings = int(style.reach // RING_STEP)
+    step = 2 if rings >= 3 else 1
+    for ring in range(step, rings + 1, step):
         metres = ring * RING_STEP
         x, y = ground.ahead(metres * np.array([math.cos(-2.0), math.sin(-2.0)])).tolist()
         text = f"{metres:.0f} m"
@@ -156,14 +162,15 @@ def draw_velocity(canvas: Canvas, ground: Ground, box: np.ndarray, color: Color)
 
 
 def draw_trails(canvas: Canvas, ground: Ground, trails: QueryTrails) -> None:
-    """The way of each query's reference point and the points that it sampled."""
+    """The way of each query's reference point and the points that it sampled; one alone is bold."""
     references = ground.pixels(to_array(trails.references))  # (L + 1, N, 2)
     samples = None if trails.samples is None else ground.pixels(to_array(trails.samples))
+    bold = 2.0 if len(trails.labels) == 1 else 1.0
     for query, label in enumerate(trails.labels.tolist()):
         path, color = references[:, query], class_color(label)
-        canvas.segments(np.stack([path[:-1], path[1:]], 1), WHITE, 0.5)
         if samples is not None:
             for pixel in samples[:, query].reshape(-1, 2):
-                canvas.circle(pixel, 1.2, color, 0)
-        canvas.circle(path[0], 1.5, WHITE, 0.5)
-        canvas.circle(path[-1], 2.0, WHITE, 0)
+                canvas.circle(pixel, 1.2 * bold, color, 0)
+        canvas.segments(np.stack([path[:-1], path[1:]], 1), WHITE, 0.5 * bold)
+        canvas.circle(path[0], 1.5 * bold, WHITE, 0.5 * bold)
+        canvas.circle(path[-1], 2.0 * bold, WHITE, 0)

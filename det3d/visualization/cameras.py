@@ -16,7 +16,7 @@ from det3d.boxes import CORNER_EDGES, box_corners
 from det3d.cameras import CameraRig
 from det3d.geometry import transform_points
 from det3d.structures import SceneBatch
-from det3d.visualization.canvas import Canvas, Label, even, font, write_labels, write_title
+from det3d.visualization.canvas import Canvas, even, title_area, write_title
 from det3d.visualization.contents import BoxLayer, Contents, QueryTrails, box_layers, to_array
 from det3d.visualization.frustum import (
     clip_polygon,
@@ -27,6 +27,7 @@ from det3d.visualization.frustum import (
 )
 from det3d.visualization.layout import camera_rows, direction_name
 from det3d.visualization.palette import BACKGROUND, PANEL, TEXT, WHITE, class_color
+from detr2d.labels import Label, font, write_labels
 
 GAP = 4  # pixels between cameras
 LINE_MARGIN = 3.0  # pixels a line runs on beyond the image, so that it does not end in sight
@@ -162,7 +163,8 @@ def draw_view(
         labels = draw_boxes(canvas, view, layer) + labels
     if trails is not None:
         draw_trails(canvas, view, trails)
-    picture = write_labels(canvas.finish(), labels, style.font_size - 2)
+    title = title_area(view.name, style.font_size)
+    picture = write_labels(canvas.finish(), labels, style.font_size - 2, taken=[title])
     return write_title(picture, view.name, style.font_size)
 
 

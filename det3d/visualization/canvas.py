@@ -1,4 +1,4 @@
-"""A drawing surface with smooth lines, translucent areas and labels that do not cover each other.
+"""A drawing surface with smooth lines and translucent areas.
 
 Coordinates are in pixels of the finished picture with (0, 0) at its top-left corner, as everywhere
 in the project; shapes are drawn enlarged and reduced at the end, text is set at final size.
@@ -6,29 +6,15 @@ in the project; shapes are drawn enlarged and reduced at the end, text is set at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from det3d.visualization.palette import BLACK, TEXT, Color, ink_on
+from det3d.visualization.palette import BLACK, TEXT
+from detr2d.labels import Color, Rectangle, font, text_size
 
 SUPERSAMPLE = 2
 FRACTION_BITS = 4  # of a pixel, in OpenCV's fixed-point coordinates
-
-
-@lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own scalable font, so that no system font is needed."""
-    return ImageFont.load_default(size)
-
-
-def text_size(text: str, size: int) -> tuple[float, float]:
-    """Width of ``text`` and height of a line in pixels."""
-    return font(size).getlength(text), round(size * 1.25)
 
 
 def dash(start: np.ndarray, end: np.ndarray, on: float, off: float) -> np.ndarray:
@@ -132,98 +118,18 @@ class Canvas:
         return np.rint(enlarged).astype(np.int64)
 
 
-Rectangle = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-
-
-@dataclass(frozen=True)
-class Label:
-    """Words for an object that covers ``area``."""
-
-    text: str
-    area: Rectangle
-    color: Color
-    filled: bool
-    """Written on a plate of its colour, or else in its colour on a dark one."""
-
-
-def place_labels(
-    labels: Sequence[Label], height: int, width: int, size: int
-) -> list[tuple[Label, Rectangle]]:
-    """Find room for labels, first ones first: each near its object and none over another.
-
-    A place that covers no object is preferred, up to some lines above or below the own one. A
-    label for which there is no room is left out.
-    """
-    placed: list[tuple[Label, Rectangle]] = []
-    taken = np.zeros((0, 4))
-    areas = np.array([label.area for label in labels]).reshape(-1, 4)
-    for label in labels:
-        spots = free_spots(candidates(label, height, width, size), taken)
-        if len(spots):
-            covered = overlap_areas(spots, areas)
-            far = np.arange(len(spots)) * 0.02  # candidates come nearest first
-            best = spots[np.argmin(covered / (covered.max() + 1) + far)]
-            placed.append((label, tuple(best.tolist())))
-            taken = np.concatenate([taken, best[None]])
-    return placed
-
-
-def candidates(label: Label, height: int, width: int, size: int) -> np.ndarray:
-    """Places (N, 4) for a label inside the picture, nearest to its object first."""
-    text_width, text_height = text_size(label.text, size)
-    text_width += 6
-    left, top, right, bottom = label.area
-    rows = [top - 1 - text_height, bottom + 1]
-    rows += [top - 1 - line * (text_height + 1) for line in range(2, 6)]
-    rows += [bottom + 1 + text_height]
-    columns = ((left + right - text_width) / 2, left, right - text_width)
-    corners = np.array([(x, y) for y in rows for x in columns])
-    corners[:, 0] = corners[:, 0].clip(0, width - text_width)
-    inside = (corners[:, 1] >= 0) & (corners[:, 1] <= height - text_height)
-    if not inside.any():  # an object that fills the picture
-        inside[0], corners[0, 1] = True, min(max(top, 0), height - text_height)
-    kept = corners[inside]
-    return np.concatenate([kept, kept + np.array([text_width, text_height])], axis=1)
-
-
-def overlap_areas(spots: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Square pixels (N,) that each rectangle (N, 4) shares with the rectangles (M, 4)."""
-    low = np.maximum(spots[:, None, :2], others[None, :, :2])
-    high = np.minimum(spots[:, None, 2:], others[None, :, 2:])
-    return (high - low).clip(0).prod(-1).sum(-1)
-
-
-def free_spots(spots: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Those of the rectangles (N, 4) that meet none of ``taken`` (M, 4)."""
-    return spots[overlap_areas(spots, taken) == 0]
-
-
-def write_labels(picture: np.ndarray, labels: Sequence[Label], size: int) -> np.ndarray:
-    """Write labels on a picture (h, w, 3) where ``place_labels`` finds room.
-
-    A thin line leads to the object if the label stands away from it.
-    """
-    image = Image.fromarray(picture)
-    draw = ImageDraw.Draw(image, "RGBA")
-    spots = place_labels(labels, picture.shape[0], picture.shape[1], size)
-    for label, spot in spots:
-        if spot[3] < label.area[1] - 2:
-            x = (max(spot[0], label.area[0]) + min(spot[2], label.area[2])) / 2
-            draw.line((x, spot[3], x, label.area[1]), fill=(*label.color, 200), width=1)
-    for label, spot in spots:
-        plate = (*label.color, 215) if label.filled else (0, 0, 0, 150)
-        ink = ink_on(label.color) if label.filled else label.color
-        draw.rounded_rectangle(spot, radius=3, fill=plate)
-        middle = (spot[0] + 3, (spot[1] + spot[3]) / 2)
-        draw.text(middle, label.text, fill=ink, font=font(size), anchor="lm")
-    return np.asarray(image)
-
-
 def write_title(picture: np.ndarray, text: str, size: int) -> np.ndarray:
     """Write ``text`` on a dark plate into the top-left corner of a picture (h, w, 3)."""
-    width, height = text_size(text, size)
+    area = title_area(text, size)
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image, "RGBA")
-    draw.rounded_rectangle((5, 5, 5 + width + 10, 5 + height + 4), radius=4, fill=(0, 0, 0, 150))
-    draw.text((10, 7 + height / 2), text, fill=TEXT, font=font(size), anchor="lm")
+    draw.rounded_rectangle(area, radius=4, fill=(0, 0, 0, 150))
+    middle = (area[0] + 5, (area[1] + area[3]) / 2)
+    draw.text(middle, text, fill=TEXT, font=font(size), anchor="lm")
     return np.asarray(image)
+
+
+def title_area(text: str, size: int) -> Rectangle:
+    """What the plate of ``write_title`` covers."""
+    width, height = text_size(text, size)
+    return 5, 5, 5 + width + 10, 5 + height + 4

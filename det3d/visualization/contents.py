@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from det3d.geometry import Region
-from det3d.visualization.palette import WHITE, Color, class_color
+from det3d.visualization.palette import WHITE, class_color
+from detr2d.labels import Color
 from detr2d.structures import Batch, Detections, Predictions, Targets
 
 MATCH_DISTANCE = 2.0  # metres between centres on the ground, the benchmark's middle threshold

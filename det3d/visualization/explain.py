@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from det3d.geometry import Region
 from det3d.structures import SceneBatch
@@ -20,12 +22,15 @@ from det3d.visualization.cameras import (
     scene_views,
 )
 from det3d.visualization.canvas import write_title
-from det3d.visualization.contents import Contents, box_layers, query_trails
+from det3d.visualization.contents import Contents, QueryTrails, box_layers, query_trails
 from det3d.visualization.palette import PANEL
 from detr2d.explain import Explanation, draw_dots, heat_map, lay_heat
 from detr2d.looks import Looks
 
+HEAVY_PLACE, HEAVY_CELL = 0.05, 0.5  # share of the largest weight that a panel has to show
+LEAST_PANELS = 3
 ZOOM_MARGIN = 24.0  # pixels of the camera around what a layer's panel shows
+LEAST_REACH = 15.0  # metres to each side in the view from above
 PANEL_SHAPE = 0.75  # height of a layer's panel over its width
 
 
@@ -41,38 +46,100 @@ def draw_scene_explanation(
 ) -> np.ndarray:
     """All cameras under all layers' looks beside the view from above; below, a panel per layer.
 
-    ``scene`` is a batch of one with uint8 images as the model saw them. The panels show the camera
-    with most of the weight, around the box. ``region`` is the one that references live in, None
-    where a system has none: then the view from above shows no path. Returns (H, W, 3) uint8 RGB.
+    ``scene`` is a batch of one with uint8 images as the model saw them. Cameras beyond the
+    ``camera_names`` are the same ones at earlier moments and stand below the present ones. The
+    panels show the camera with most of the weight, around the box. ``region`` is the one that
+    references live in, None where a system has none: then the view from above shows no way.
+    Returns (H, W, 3) uint8 RGB.
     """
     style = style or PictureStyle()
-    names = {name: camera for camera, name in enumerate(camera_names)}
     contents = Contents(class_names=class_names, detections=explanation.found)
-    rows = scene_views(scene, style, camera_names)
     total = sum_of_looks(explanation.layers)
+    present, *earlier = moments(scene, camera_names)
+    names = [name for moment in (present, *earlier) for name in moment.names]
+    rows = [row for m in (present, *earlier) for row in scene_views(m.scene, style, m.names)]
     tiles = [
         [
             draw_view(
-                look_at(view, scene, names[view.name], total), box_layers(contents), None, style
+                look_at(view, scene, names.index(view.name), total),
+                box_layers(contents),
+                None,
+                style,
             )
             for view in row
         ]
         for row in rows
     ]
     cameras = mosaic(tiles)
-    trails = None
-    if region is not None:
-        trails = query_trails(explanation.predictions, explanation.found, region)
+    trails = way_of_the_box(explanation, region)
     above = draw_birds_eye(
-        scene.rig, replace(contents, trails=trails), size=cameras.shape[0], style=style
+        present.scene.rig,
+        replace(contents, trails=trails),
+        size=cameras.shape[0],
+        style=replace(style, reach=reach_of(explanation, trails)),
     )
     upper = np.concatenate([cameras, np.full((len(cameras), GAP, 3), PANEL, np.uint8), above], 1)
     best = max(
-        (view for row in rows for view in row), key=lambda v: weight_in(total, names[v.name])
+        (view for row in rows for view in row),
+        key=lambda view: (
+            weight_in(total, names.index(view.name)),
+            -off_centre(view, explanation.found.boxes),
+        ),
     )
-    lower = layer_panels(best, names[best.name], scene, explanation, contents, upper.shape[1])
+    lower = layer_panels(best, names.index(best.name), scene, explanation, contents, upper.shape[1])
     picture = np.concatenate([upper, np.full((GAP, upper.shape[1], 3), PANEL, np.uint8), lower])
     return write_title(picture, title, style.font_size) if title else picture
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The cameras of one moment of a scene, and their names."""
+
+    scene: SceneBatch
+    names: tuple[str, ...]
+
+
+def moments(scene: SceneBatch, camera_names: Sequence[str]) -> list[Moment]:
+    """The present cameras of a batch of one, then the same ones earlier if there are more.
+
+    The names of earlier cameras say by how many seconds. Raises ValueError if the cameras are no
+    whole number of times as many as the names.
+    """
+    count, rig = len(camera_names), scene.rig
+    if rig.num_cameras % count:
+        raise ValueError(f"{rig.num_cameras} cameras are no multiple of the {count} names")
+    found = []
+    for first in range(0, rig.num_cameras, count):
+        places = list(range(first, first + count))
+        part = replace(scene, images=scene.images[:, places], rig=rig.select(places))
+        both = rig.present[0, :count] & part.rig.present[0]
+        gap = (rig.timestamps[0, :count] - part.rig.timestamps[0])[both]
+        past = f", {gap.mean():.1f} s earlier" if first and len(gap) else ", earlier"
+        found.append(Moment(part, tuple(f"{n}{past if first else ''}" for n in camera_names)))
+    return found
+
+
+def way_of_the_box(explanation: Explanation, region: Region | None) -> QueryTrails | None:
+    """From the reference point of the query over the box's centre after each layer.
+
+    Where a system refines its reference, these centres are the references of the next layers.
+    """
+    trails = None
+    if region is not None:
+        trails = query_trails(explanation.predictions, explanation.found, region)
+    if trails is None:
+        return None
+    centres = explanation.predictions.codes[:, 0, explanation.found.queries, :3]
+    return replace(trails, references=torch.cat([trails.references[:1], centres.float().cpu()]))
+
+
+def reach_of(explanation: Explanation, trails: QueryTrails | None) -> float:
+    """Metres to each side of the vehicle that hold the box and its way."""
+    box = explanation.found.boxes[0].float()
+    points = [box[:2].abs() + box[3:5].max() / 2]
+    if trails is not None:
+        points.append(trails.references[..., :2].flatten())
+    return max(LEAST_REACH, 1.15 * float(torch.cat(points).abs().max()))
 
 
 def sum_of_looks(layers: Sequence[Looks]) -> Looks:
@@ -88,6 +155,15 @@ def sum_of_looks(layers: Sequence[Looks]) -> Looks:
 def weight_in(looks: Looks, camera: int) -> float:
     """The weight of one query in one camera."""
     return float(looks.weights[0, camera, 0].sum())
+
+
+def off_centre(view: View, boxes: Tensor) -> float:
+    """How far from the middle of a view a box (1, 9) is, in half widths; infinite behind it."""
+    ray = view.rays(boxes[:, :3].double().numpy())[0]
+    if ray[2] <= 0:
+        return math.inf
+    middle = np.array([view.width, view.height]) / 2
+    return float(np.abs((ray[:2] / ray[2] - middle) / middle).max())
 
 
 def look_at(view: View, scene: SceneBatch, camera: int, looks: Looks) -> View:
@@ -117,21 +193,25 @@ def layer_panels(
     contents: Contents,
     width: int,
 ) -> np.ndarray:
-    """One panel per layer, side by side, cut out around the box and the places: (h, width, 3)."""
-    count = len(explanation.layers)
+    """One panel per layer, side by side, cut out around the box and the places: (h, width, 3).
+
+    A panel is at most as wide as if there were ``LEAST_PANELS`` of them.
+    """
+    count = max(LEAST_PANELS, len(explanation.layers))
     each = (width - GAP * (count - 1)) // count
     window = window_around(view, camera, scene, explanation)
     panels = []
     for number, looks in enumerate(explanation.layers, start=1):
-        share = weight_in(looks, camera) / max(float(looks.weights.sum()), 1e-12)
-        name = f"layer {number}: {share:.0%} of the weight in {view.name}"
+        whole = float(looks.weights.sum())
+        what = f"{weight_in(looks, camera) / max(whole, 1e-12):.0%} of the weight in {view.name}"
+        name = f"layer {number}: " + (what if whole else "its places are in no image")
         zoomed = look_at(cut(view, window, each), scene_of(scene, window), camera,
                          shifted(looks, scene, window))  # fmt: skip
         style = PictureStyle(camera_width=each, font_size=12)
         panels.append(draw_view(replace(zoomed, name=name), box_layers(contents), None, style))
     joined = mosaic([panels])
     rest = width - joined.shape[1]
-    return np.pad(joined, ((0, 0), (0, rest), (0, 0)))
+    return np.concatenate([joined, np.full((len(joined), rest, 3), PANEL, np.uint8)], axis=1)
 
 
 Window = tuple[int, int, int, int]  # left, top, width, height in pixels of the image
@@ -143,13 +223,15 @@ def window_around(view: View, camera: int, scene: SceneBatch, explanation: Expla
     canvas = torch.tensor([scene.images.shape[-1], scene.images.shape[-2]])
     centre = torch.as_tensor(explanation.found.boxes[:1, :3]).double().numpy()
     ray = view.rays(centre)[0] * (width / view.width, width / view.width, 1)
-    points = [torch.from_numpy(ray[:2] / ray[2]).float()[None]] if ray[2] > 1 else []
-    if explanation.layers[0].grid is None:
-        for looks in explanation.layers:
-            weights = looks.weights[0, camera, 0]
-            heavy = weights > 0.05 * weights.max()
-            points.append(looks.places[0, camera, 0][heavy] * canvas)
-    spots = torch.cat(points) if points else torch.tensor([[width / 2, height / 2]])
+    pixel = torch.from_numpy(ray[:2] / ray[2]).float() if ray[2] > 1 else torch.tensor([-1.0, -1])
+    in_sight = bool(((pixel >= 0) & (pixel < torch.tensor([width, height]))).all())
+    points = [pixel[None]] if in_sight else []
+    for looks in explanation.layers:
+        weights = looks.weights[0, camera, 0]
+        heavy = weights > (HEAVY_PLACE if looks.grid is None else HEAVY_CELL) * weights.max()
+        points.append(looks.places[0, camera, 0][heavy] * canvas)
+    spots = torch.cat(points)
+    spots = spots if len(spots) else torch.tensor([[width / 2, height / 2]])
     low, high = spots.amin(0) - ZOOM_MARGIN, spots.amax(0) + ZOOM_MARGIN
     least = max(width / 4, float(high[0] - low[0]), float(high[1] - low[1]) / PANEL_SHAPE)
     wide = min(least, width, height / PANEL_SHAPE)

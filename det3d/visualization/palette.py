@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-Color = tuple[int, int, int]
+from detr2d.labels import Color
 
 # Ten colours found by search: under normal vision and simulated protanopia, deuteranopia and
 # tritanopia (Machado et al. 2009, severity 1) every pair is at least 0.10 apart in OKLab.
@@ -30,10 +30,3 @@ BLACK: Color = (0, 0, 0)
 def class_color(label: int) -> Color:
     """The colour of a class by its label; they repeat after ten classes."""
     return CLASS_COLORS[label % len(CLASS_COLORS)]
-
-
-def ink_on(color: Color) -> Color:
-    """Black or white: the one that reads better on ``color`` (relative luminance)."""
-    red, green, blue = ((channel / 255) ** 2.2 for channel in color)
-    bright = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.2
-    return BLACK if bright else WHITE

@@ -20,14 +20,22 @@ class ResultSource:
     """The frames of a result file with detections of at least ``score``.
 
     Cameras that a frame lacks are not present in it; images of different sizes are padded.
+    ``names`` chooses cameras and their order, by default all in order of appearance.
     """
 
-    def __init__(self, results: Results, *, score: float, with_lidar: bool) -> None:
+    def __init__(
+        self,
+        results: Results,
+        *,
+        score: float,
+        with_lidar: bool,
+        names: tuple[str, ...] | None = None,
+    ) -> None:
         self.results = results
         self.score = score
         self.with_lidar = with_lidar
         cameras = [camera for frame in results.frames for camera in frame.cameras]
-        self.names = tuple(dict.fromkeys(camera.name for camera in cameras))
+        self.names = names or tuple(dict.fromkeys(camera.name for camera in cameras))
         self.size = (max(c.height for c in cameras), max(c.width for c in cameras))
 
     @property

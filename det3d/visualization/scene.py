@@ -10,9 +10,10 @@ from PIL import Image, ImageDraw
 from det3d.structures import SceneBatch
 from det3d.visualization.birds_eye import draw_birds_eye
 from det3d.visualization.cameras import GAP, PictureStyle, draw_cameras
-from det3d.visualization.canvas import even, font
+from det3d.visualization.canvas import even
 from det3d.visualization.contents import Contents, readable
-from det3d.visualization.palette import BACKGROUND, MUTED, PANEL, TEXT, WHITE, Color, class_color
+from det3d.visualization.palette import BACKGROUND, MUTED, PANEL, TEXT, WHITE, class_color
+from detr2d.labels import Color, font
 
 
 def draw_scene(

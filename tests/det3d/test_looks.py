@@ -14,7 +14,8 @@ from det3d.camera_sampling import IndexedCameraSampling, RigFreeCameraSampling
 from det3d.geometry import Region
 from det3d.systems.detr3d import DETR3DConfig
 from detr2d.backbones.resnet import ResNetConfig
-from detr2d.looks import Looks, LookTrace
+from detr2d.looks import LookTrace
+from tests.helpers.hiding import cells_read, hidden
 from tests.helpers.rigs import random_scene, ring_rig
 
 SIZE = (64, 112)
@@ -52,26 +53,11 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, CameraFeatures]:
 samplings = pytest.mark.parametrize("make", [free, indexed])
 
 
-def touched(memory: CameraFeatures, looks: Looks) -> Tensor:
-    """Rows of the table that bilinear sampling reads at places with a weight: (R,) bool."""
-    rows, start = torch.zeros(len(memory.table), dtype=torch.bool), 0
-    for height, width in memory.level_sizes:
-        for view in range(looks.places.shape[1]):
-            places = looks.places[0, view][looks.weights[0, view] > 0]
-            corner = (places * torch.tensor([width, height]) - 0.5).floor().long()
-            for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-                x, y = corner[:, 0] + dx, corner[:, 1] + dy
-                inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-                rows[start + (y * width + x)[inside]] = True
-            start += height * width
-    return rows
-
-
 @samplings
 def test_a_query_depends_on_the_shown_places_and_on_no_other(make: Make) -> None:
     sampling, (query, query_pos, reference, memory) = make(), inputs()
     looks = sampling.looks(query, query_pos, reference, memory).of_query(2)
-    rows = touched(memory, looks)
+    rows = cells_read(looks, memory.level_sizes)
     assert 0 < int(rows.sum()) < 100
     only = replace(memory, table=memory.table * rows[:, None])
     without = replace(memory, table=memory.table * ~rows[:, None])
@@ -108,8 +94,7 @@ def test_hiding_what_a_trace_shows_moves_the_box(rig: str) -> None:
 
         def hide(_: nn.Module, arguments: tuple) -> tuple:
             *others, memory = arguments
-            rows = torch.stack([touched(memory, looks) for looks in trace.layers]).any(0)
-            return (*others, replace(memory, table=memory.table * ~rows[:, None]))
+            return (*others, hidden(memory, trace.layers))
 
         for layer in model.decoder:
             layer.cross_attention.register_forward_pre_hook(hide)

@@ -22,7 +22,7 @@ from det3d.visualization.cameras import (
     draw_cameras,
     draw_lidar_on_cameras,
 )
-from det3d.visualization.canvas import Label, dash, place_labels
+from det3d.visualization.canvas import dash
 from det3d.visualization.contents import Contents, QueryTrails, missed, query_trails
 from det3d.visualization.frustum import NEAR, clip_polygon, clip_segments, to_pixels, view_planes
 from det3d.visualization.layout import camera_rows, direction_name
@@ -324,24 +324,6 @@ def test_cameras_of_unequal_size_keep_their_proportions_and_lose_their_padding()
 )  # fmt: skip
 def test_directions_have_names(degrees: float, name: str) -> None:
     assert direction_name(math.radians(degrees)) == name
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(0, 10**6), st.integers(1, 60))
-def test_labels_stay_in_the_picture_and_off_each_other(seed: int, count: int) -> None:
-    random = np.random.default_rng(seed)
-    corners = random.uniform(-5, 300, (count, 2))
-    areas = np.concatenate([corners, corners + random.uniform(5, 80, (count, 2))], 1)
-    labels = [Label("pedestrian 0.50", tuple(area), (0, 0, 0), filled=True) for area in areas]
-    spots = np.array([spot for _, spot in place_labels(labels, HEIGHT, WIDTH, 11)])
-    assert len(spots) > 0
-    assert (spots[:, :2] >= 0).all()
-    assert (spots[:, 2] <= WIDTH).all()
-    assert (spots[:, 3] <= HEIGHT).all()
-    low = np.maximum(spots[:, None, :2], spots[None, :, :2])
-    high = np.minimum(spots[:, None, 2:], spots[None, :, 2:])
-    shared = (high - low).clip(0).prod(-1)
-    assert (shared[~np.eye(len(spots), dtype=bool)] == 0).all()
 
 
 # --- lidar and queries -------------------------------------------------------------------------

@@ -8,10 +8,20 @@ from torch import nn
 
 from detr2d.attention import DenseAttention, Memory
 from detr2d.config import SystemConfig
-from detr2d.looks import Looks, LookTrace, dense_looks
-from detr2d.structures import ImageBatch
+from detr2d.deformable import (
+    DeformableAttention,
+    DeformableConfig,
+    MultiScaleMemory,
+    PyramidTokens,
+)
+from detr2d.images import valid_pixels
+from detr2d.looks import LookTrace, dense_looks
+from detr2d.positions import SinePositions
+from detr2d.structures import FeaturePyramid, ImageBatch
+from detr2d.systems.deformable_detr import DeformableDETRConfig
 from detr2d.systems.detr import DETRConfig
 from detr2d.transformer import TransformerConfig
+from tests.helpers.hiding import cells_read
 
 
 def small_detr() -> SystemConfig:
@@ -83,31 +93,52 @@ def test_a_trace_of_one_query_is_that_of_all() -> None:
     torch.testing.assert_close(traces[0].layers[1].of_query(2), traces[1].layers[1])
 
 
-def hide(model: nn.Module, shown: Looks) -> torch.Tensor:
-    """Boxes when tokens at the places of a layer's looks carry nothing."""
-    hidden = shown.weights[0, 0, 0] >= shown.weights[0, 0, 0].sort().values[-3]
-
-    def zero(_: nn.Module, arguments: tuple) -> tuple:
-        *others, seen = arguments
-        return (*others, replace(seen, tokens=seen.tokens.masked_fill(hidden[:, None], 0)))
-
-    handles = [m.register_forward_pre_hook(zero) for m in model.modules() if hasattr(m, "looks")]
-    codes = model(image_batch()).codes
-    for handle in handles:
-        handle.remove()
-    return codes
+def deformable() -> tuple[DeformableAttention, MultiScaleMemory]:
+    """An attention that does not start with equal weights, and two images, one of them padded."""
+    built = DeformableAttention(channels=16, heads=4, levels=2, points=3, dropout=0.0).eval()
+    for parameter in built.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    padding = ~valid_pixels(torch.tensor([[32.0, 48.0], [16.0, 40.0]]), 32, 48)
+    maps = [torch.randn(2, 16, 8, 12), torch.randn(2, 16, 4, 6)]
+    tokens = PyramidTokens(SinePositions(16), levels=2, channels=16)
+    return built, tokens(FeaturePyramid(tuple(maps)), padding)
 
 
-def test_hiding_the_places_that_are_shown_moves_the_box() -> None:
-    model = small_detr().build(("a",)).eval()
-    with torch.inference_mode():
-        torch.manual_seed(1)
-        batch = image_batch()
-        with LookTrace(query=0).watching(model) as trace:
-            codes = model(batch).codes
-        torch.manual_seed(1)
-        moved = hide(model, trace.layers[-1])
-    assert (codes[-1, 0, 0] - moved[-1, 0, 0]).abs().max() > 1e-4
+@pytest.mark.parametrize("size", [2, 4])
+def test_deformable_looks_are_the_places_of_forward_on_the_canvas(size: int) -> None:
+    attention, seen = deformable()
+    query, reference = torch.randn(2, 3, 16), torch.rand(2, 3, size)
+    looks = attention.looks(query, query, reference, seen)
+    _, places = attention(query, query, reference, seen)
+    ratios = seen.valid_ratios[:, :1, None]  # both levels of these images are cut alike
+    torch.testing.assert_close(looks.places[:, 0], places * ratios)
+    torch.testing.assert_close(looks.weights.sum((1, 3)), torch.ones(2, 3))
+    assert looks.grid is None
+
+
+def test_a_deformable_query_depends_on_the_shown_places_and_on_no_other() -> None:
+    attention, seen = deformable()
+    query, reference = torch.randn(2, 3, 16), 0.3 + 0.4 * torch.rand(2, 3, 2)
+    looks = attention.looks(query, query, reference, seen).of_query(1)
+    cells = cells_read(looks, seen.spatial_shapes)
+    assert 0 < int(cells.sum()) < 100
+    only, without = (replace(seen, tokens=seen.tokens * m[:, None]) for m in (cells, ~cells))
+    attention.value.bias.data.zero_()  # a hidden token is to say nothing
+    whole, kept, left = (
+        attention(query, query, reference, m)[0][0, 1] for m in (seen, only, without)
+    )
+    torch.testing.assert_close(whole, kept)
+    assert (whole - left).abs().max() > 1e-2
+
+
+def test_deformable_encoders_are_not_among_the_layers_of_a_trace() -> None:
+    transformer = DeformableConfig(
+        channels=32, heads=2, hidden=32, encoder_layers=2, decoder_layers=3
+    )
+    model = DeformableDETRConfig(transformer=transformer, num_queries=5).build(("a",)).eval()
+    with torch.inference_mode(), LookTrace(query=0).watching(model) as trace:
+        model(image_batch())
+    assert [looks.weights.shape for looks in trace.layers] == [(1, 1, 1, 2 * 4 * 4)] * 3
 
 
 def test_a_model_that_cannot_tell_says_so() -> None:

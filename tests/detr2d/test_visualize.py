@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from detr2d.labels import ink_on
 from detr2d.structures import Detections, Segments, Targets
 from detr2d.visualize import (
     CLASS_COLORS,
@@ -12,7 +13,6 @@ from detr2d.visualize import (
     draw_detections,
     draw_segments,
     draw_targets,
-    ink_on,
 )
 
 GREY = torch.full((3, 200, 300), 100, dtype=torch.uint8)

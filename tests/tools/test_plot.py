@@ -49,6 +49,20 @@ def test_series_are_named_and_ordered(tmp_path: Path) -> None:
     assert series["loss"][1][:2] == [1.0, 0.5]
 
 
+def test_figures_of_evaluations_come_first_without_those_that_are_not_defined(
+    tmp_path: Path,
+) -> None:
+    folder = write_log(tmp_path / "a")
+    with (folder / "log.jsonl").open("a") as file:
+        for step, ap in ((24, 0.1), (49, 0.3)):
+            figures = {"AP": ap, "APl": -1.0}
+            file.write("\n" + json.dumps({"step": step, "epoch": 1, "metrics": figures}))
+    series = read_series(folder)
+    assert panel_order({"a": series})[0] == "metrics/AP"
+    assert series["metrics/AP"] == ([24, 49], [0.1, 0.3])
+    assert "metrics/APl" not in series
+
+
 def test_a_running_mean_keeps_constants_and_length() -> None:
     assert smooth([3.0] * 100).tolist() == [3.0] * 100
     assert len(smooth(list(range(7)))) == 7

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from detr2d.log import read_log
+from tests.helpers.tiny_coco import write_tiny_coco
+from tests.helpers.tiny_nuscenes import write_tiny_nuscenes
 from tests.helpers.toy_experiment import write_config
+from tests.tools.test_explain import IMAGE_CONFIG
+from tests.tools.test_visualize import CONFIG as SCENE_CONFIG
 from tools import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +73,32 @@ def test_mistakes_end_in_one_line(
     assert said.startswith("error: ")
     assert says in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "write_data", "words", "figures"),
+    [
+        (SCENE_CONFIG, write_tiny_nuscenes, ["--data.training-split", "mini_train"], "mAP NDS"),
+        (IMAGE_CONFIG, write_tiny_coco, [], "AP AP50 AP75"),
+    ],
+    ids=["scene", "image"],
+)
+def test_a_log_can_hold_the_official_figures_of_both_worlds(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    write_data: Callable[[Path], Path],
+    words: list[str],
+    figures: str,
+) -> None:
+    config = tmp_path / "config.py"
+    config.write_text(text.format(root=str(write_data(tmp_path / "data"))))
+    settings = ["--train.epochs", 1, "--train.evaluate-every", 1, "--train.workers", 0]
+    main(monkeypatch, config, "--work-dir", tmp_path / "run", *settings, *words)
+    found = [r["metrics"] for r in read_log(tmp_path / "run" / "log.jsonl") if "metrics" in r]
+    assert len(found) == 1
+    assert set(figures.split()) <= set(found[0])
+    assert not any("/" in name for name in found[0])
 
 
 def test_a_missing_config_ends_in_one_line() -> None:
