@@ -156,8 +156,13 @@ class TrainConfig:
     """Optimizer steps between log lines."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
+    checkpoint_steps: int = 0
+    """Optimizer steps between further checkpoints within an epoch; 0 for none."""
     keep_checkpoints: int = 2
     """How many training states to keep."""
+    skip_nonfinite: int = 0
+    """Steps whose loss or gradient is not finite that are skipped and counted before one stops the
+    run; each leaves a file for --replay."""
     threads: int = 0
     """CPU threads of torch per process; 0 leaves torch's own choice."""
 
@@ -166,7 +171,8 @@ class TrainConfig:
         for name in (*counts, "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "clip_norm", "weight_decay", "workers", "threads"):
+        optional = ("checkpoint_steps", "skip_nonfinite", "workers", "threads")
+        for name in ("warmup_steps", "clip_norm", "weight_decay", *optional):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
