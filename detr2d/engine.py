@@ -43,7 +43,7 @@ from detr2d.log import RunLog, Window, restore_window
 from detr2d.nonfinite import RunningStatistics, first_not_finite, read_numbers, save_replay
 from detr2d.optim import Schedule, average_weights, build_optimizer, train_only
 from detr2d.processes import any_process
-from detr2d.stopping import Stopped, StopRequest, leave_signals_to_the_trainer
+from detr2d.stopping import Stopped, StopRequest, signals_held
 
 
 class Training:
@@ -79,7 +79,6 @@ class Training:
             persistent_workers=train.workers > 0,
             collate_fn=experiment.data.collate,
             pin_memory=device.type == "cuda",
-            worker_init_fn=leave_signals_to_the_trainer,
             generator=torch.Generator(),  # else each iterator draws from the global generator
         )
         torch.manual_seed(mix_seed(train.seed))  # all processes start from the same weights
@@ -108,7 +107,8 @@ class Training:
         while self.step < last_step:
             epoch, done = divmod(self.step, self.schedule.steps_per_epoch)
             self.order.start_at(epoch, done * accumulate)
-            loader = iter(self.loader)
+            with signals_held():
+                loader = iter(self.loader)
             while self.step < last_step and (group := list(itertools.islice(loader, accumulate))):
                 yield group
 
@@ -127,10 +127,13 @@ class Training:
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), clip_norm)
         *numbers, norms = read_numbers([*rows, {"grad_norm": norm}])
         samples = [getattr(batch, "tokens", ()) for batch in group]
-        wrong = first_not_finite([*numbers, norms], [*samples, tuple(itertools.chain(*samples))])
-        refused, self.stopping = any_process(accelerator, bool(wrong), bool(self.stop.made))
-        if refused:
-            self._refuse(group, wrong)
+        wrong = first_not_finite(numbers, samples)
+        steep = first_not_finite([norms], [tuple(itertools.chain(*samples))])
+        lost, refused, self.stopping = any_process(
+            accelerator, bool(wrong), bool(wrong or steep), bool(self.stop.made)
+        )
+        if refused:  # the norm is that of all processes: where a loss is wrong, that one is told
+            self._refuse(group, wrong if lost else steep)
         else:
             self.optimizer.step()
         self.optimizer.zero_grad()

@@ -6,9 +6,11 @@ obeyed; the loop finishes its step, saves its state and ends with exit code ``ST
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 STOPPED = 75
@@ -49,7 +51,15 @@ class StopRequest:
             os.write(2, message.encode())  # print is not safe inside a signal handler
 
 
-def leave_signals_to_the_trainer(_worker: int = 0) -> None:
-    """For data loading workers: terminals and clusters signal them too, but they must go on."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold both signals back; processes that are started meanwhile never hear them.
+
+    For data loading workers: terminals and clusters signal every process of a job, but the trainer
+    needs its workers until it has saved.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
