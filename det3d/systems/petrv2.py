@@ -104,9 +104,13 @@ class PETRv2(nn.Module):
         self.denoising = denoising
 
     def forward(self, batch: SceneBatch) -> Predictions:
-        """Predictions of all layers; codes as ``MetricBox3D`` has them, centres in metres."""
+        """Predictions of all layers; codes as ``MetricBox3D`` has them, centres in metres.
+
+        In training noisy objects are asked about even if there are none: processes of one run have
+        to have the same losses, in which they count objects together.
+        """
         targets = batch.targets or ()
-        if self.denoising is None or not self.training or not any(map(len, targets)):
+        if self.denoising is None or not self.training or not targets:
             _, reference = self.queries(len(batch))
             return self.decode(batch, reference)
         return self.denoise(batch, targets, draw_noise(targets, self.denoising.groups))

@@ -22,7 +22,7 @@ from tests.helpers.tiny_nuscenes import write_tiny_nuscenes
 TOY = Path(__file__).resolve().parents[2] / "configs" / "toy"
 SMALL = {"channels": 16, "num_queries": 12, "num_layers": 2, "heads": 2, "hidden": 32}
 DEFORMABLE = DeformableConfig(
-    channels=32, heads=2, points=2, hidden=32, dropout=0.0, encoder_layers=1, decoder_layers=2
+    channels=64, heads=2, points=2, hidden=32, dropout=0.0, encoder_layers=1, decoder_layers=2
 )
 TRANSFORMER = TransformerConfig(
     channels=16, heads=2, hidden=32, encoder_layers=1, decoder_layers=2, num_queries=12, dropout=0.0
