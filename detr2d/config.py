@@ -29,7 +29,11 @@ from detr2d.structures import Batch, Detections, Predictions
 
 
 class Criterion(Protocol):
-    """Matches predictions to targets and returns the weighted losses by name."""
+    """Matches predictions to targets and returns the weighted losses by name.
+
+    One whose terms are divided by counts also has ``divisors(predictions, batch)``: the ``Divisor``
+    (``detr2d.accumulation``) of each term by name, so that micro-batches add up to a large batch.
+    """
 
     def __call__(self, predictions: Predictions, targets: Any) -> dict[str, Tensor]:
         """Weighted scalar losses; their sum is trained."""

@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from detr2d.accumulation import step_shares
 from detr2d.checkpoints.convert import start_from
 from detr2d.checkpoints.files import (
     WEIGHTS_FILE,
@@ -113,7 +114,7 @@ class Training:
                 yield group
 
     def update(self, group: list[Any]) -> dict[str, float] | None:
-        """One optimizer step on micro-batches: mean of each loss, their sum and gradient norm.
+        """One optimizer step on micro-batches, as one large batch: losses, their sum, the norm.
 
         None if one of them was not finite in any process: then nothing but the step number changes.
         Raises FloatingPointError once more steps than ``train.skip_nonfinite`` are skipped.
@@ -142,7 +143,8 @@ class Training:
         self.step += 1
         if refused:
             return None
-        return {**{n: sum(row[n] for row in numbers) / len(group) for n in numbers[0]}, **norms}
+        names = dict.fromkeys(name for row in numbers for name in row)
+        return {**{name: sum(row.get(name, 0.0) for row in numbers) for name in names}, **norms}
 
     def seed(self, step: int, process: int) -> None:
         """Set the random state that the step with index ``step`` has in ``process``."""
@@ -151,17 +153,21 @@ class Training:
     def _gradients(self, group: list[Any]) -> Iterator[dict[str, Tensor]]:
         """Add up the gradients of micro-batches; the losses and statistics of each."""
         accelerator = self.accelerator
-        for position, batch in enumerate(group, start=1):
+        for position, batch in enumerate(group):
             batch = batch.to(accelerator.device, non_blocking=True)
-            last = position == len(group)
+            last = position == len(group) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                 predictions = self.model(batch)
                 losses = self.criterion(predictions, batch.targets)
+                if position == 0:
+                    shares = step_shares(self.criterion, predictions, group)
+                losses = shares.weigh(position, losses)
                 loss = torch.stack(list(losses.values())).sum()
-                accelerator.backward(loss / len(group))
+                accelerator.backward(loss)
             with torch.no_grad():
                 logged = self.experiment.system.statistics(predictions, batch.targets)
-            yield {**losses, "loss": loss, **logged}
+            means = {name: value / len(group) for name, value in logged.items()}
+            yield {**losses, "loss": loss, **means}
 
     def _refuse(self, group: list[Any], wrong: tuple[str, str] | None) -> None:
         """Undo what a forward pass changed, keep what is needed to look at it, and tell."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detr2d.accumulation import Divisor
 from detr2d.criterion import SetCriterion
 from detr2d.deformable import MultiScaleMemory, cell_centres, map_sizes
 from detr2d.structures import Batch, Predictions, Targets, at_least_float32
@@ -143,6 +145,10 @@ class TwoStageCriterion:
             found = self.set_loss(predictions.proposals, self.proposal_targets(targets))
             losses |= {f"proposals/{name}": value for name, value in found.items()}
         return losses
+
+    def divisors(self, predictions: Predictions, batch: Any) -> dict[str, Divisor]:
+        """Those of the set loss: proposals are divided by the same numbers."""
+        return self.set_loss.divisors(predictions, batch)
 
     def proposal_targets(self, targets: Sequence[Targets]) -> list[Targets]:
         """What proposals are trained to find."""

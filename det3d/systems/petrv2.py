@@ -40,6 +40,7 @@ from det3d.ray_positions import (
     view_tokens,
 )
 from det3d.structures import SceneBatch
+from detr2d.accumulation import Divisor
 from detr2d.attention import DenseAttention, Memory
 from detr2d.backbones.necks import CPFPN
 from detr2d.backbones.resnet import ResNetConfig
@@ -208,6 +209,12 @@ class PETRv2Criterion:
         if self.denoising is not None and denoised is not None:
             losses |= self.denoising(denoised)
         return losses
+
+    def divisors(self, predictions: Predictions, batch: SceneBatch) -> dict[str, Divisor]:
+        """Those of the set loss; denoising is a mean over groups, divided by the objects too."""
+        objects = self.set_loss.objects(batch.targets or (), predictions.logits)
+        terms = dict.fromkeys(DenoisingLoss.terms, objects)
+        return {**self.set_loss.divisors(predictions, batch), **terms}
 
 
 @dataclass(frozen=True, kw_only=True)
