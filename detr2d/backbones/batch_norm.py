@@ -10,7 +10,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` that uses its stored statistics for fewer than two values per channel.
 
     A map of one pixel has no deviation (torch raises), and one of no image at all (a rig whose
-    cameras are all absent) would turn the stored statistics into NaN. Neither changes them here.
+    cameras are all absent) has no mean either. Neither changes the stored statistics.
     """
 
     def forward(self, maps: Tensor) -> Tensor:

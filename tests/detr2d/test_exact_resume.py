@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ TIMES = ("data_time", "step_time", "data_seconds", "seconds", "origin")
 def run_both(name: str, folder: Path, settings: dict[str, Any], steps: int) -> dict[str, Any]:
     """Train ``steps`` straight, and once more stopped in an epoch and in the middle."""
     torch.set_num_threads(1)
-    experiment = small_experiment(name, folder, **SETTINGS, **settings)
+    own_data = folder / os.environ.get("RANK", "alone")  # each process writes it for itself
+    experiment = small_experiment(name, own_data, **SETTINGS, **settings)
     found = {}
     for run, stops in (("whole", [steps]), ("parts", [7, steps // 2, steps])):
         own = replace(experiment, work_dir=folder / run)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -35,20 +36,25 @@ class Team:
             self._start()
         for _, connection in self.members:
             connection.send((work, arguments))
-        answers = []
+        ranks = {connection: rank for rank, (_, connection) in enumerate(self.members)}
+        answers: dict[int, Any] = {}
+        deadline = time.monotonic() + seconds
         try:
-            for rank, (_, connection) in enumerate(self.members):
-                if not connection.poll(seconds):
-                    raise TimeoutError(f"process {rank} gave no answer in {seconds:.0f} s")
-                answers.append(connection.recv())
-        except (TimeoutError, EOFError):
+            while len(answers) < self.size:
+                waiting = [link for link, rank in ranks.items() if rank not in answers]
+                ready = wait(waiting, max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    silent = [ranks[link] for link in waiting]
+                    raise TimeoutError(f"processes {silent} gave no answer in {seconds:.0f} s")
+                for link in ready:
+                    worked, answer = link.recv()  # type: ignore[union-attr]
+                    if not worked:  # at once: the others may be waiting for this one
+                        raise AssertionError(answer)
+                    answers[ranks[link]] = answer  # type: ignore[index]
+        except (AssertionError, TimeoutError, EOFError):
             self.close()
             raise
-        failed = [answer for worked, answer in answers if not worked]
-        if failed:
-            self.close()
-            raise AssertionError("\n".join(failed))
-        return [answer for _, answer in answers]
+        return [answers[rank] for rank in range(self.size)]
 
     def _start(self) -> None:
         with socket.socket() as probe:
