@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   ?= outputs/demo
 
-.PHONY: env demo test test-all check format clean
+.PHONY: env demo test test-all hostile check format clean
 env: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt overrides-py313.txt
@@ -42,6 +42,10 @@ test: env
 
 test-all: env
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+# Bad batches against every system, train and eval, alone and on two processes.
+hostile: env
+	$(BIN)/python -m pytest -m hostile tests/test_hostile.py
 
 check: env
 	$(BIN)/ruff format --check .

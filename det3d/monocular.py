@@ -20,6 +20,7 @@ from det3d.camera_encoder import apply_to_present
 from det3d.cameras import CameraRig
 from det3d.geometry import Region
 from det3d.view_rays import RayEmbedding, cell_centres, headings, turn, view_rays
+from detr2d.backbones.batch_norm import BatchNorm2d
 from detr2d.structures import Batch, Predictions, at_least_float32
 
 ANSWER_SIZE = 12  # entries of a cell's answer, see MonocularMaps
@@ -122,7 +123,7 @@ class MonocularBranch(nn.Module):
         self.rays = RayEmbedding(channels)
         self.tower = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
             nn.ReLU(inplace=True),
         )
         self.classify = nn.Conv2d(channels, num_classes, 1)

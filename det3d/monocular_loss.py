@@ -11,7 +11,9 @@ from torch import Tensor
 from det3d.boxes import box_corners
 from det3d.cameras import CameraRig, Projection
 from det3d.monocular import ANSWER_SIZE, MonocularMaps, answered_depth, cell_size
+from det3d.structures import SceneBatch
 from det3d.view_rays import cell_centres, headings, unturn, view_rays
+from detr2d.accumulation import Divisor
 from detr2d.criterion import mean_over_processes
 from detr2d.losses import heat_losses
 from detr2d.structures import Batch, Targets
@@ -54,14 +56,7 @@ class MonocularLoss:
 
     def __call__(self, maps: MonocularMaps, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """The weighted scalar losses by name."""
-        size = (maps.logits.shape[-2], maps.logits.shape[-1])
-        wanted = [
-            paint_objects(
-                maps.rig.select_scene(scene), target, maps.canvas, size, maps.logits.shape[2],
-                self.reach,
-            )
-            for scene, target in enumerate(targets)
-        ]  # fmt: skip
+        wanted = self.paint(maps, maps.rig, targets)
         heat = torch.stack([w.heat for w in wanted]).to(maps.logits)
         owned = torch.stack([w.owned for w in wanted]).to(maps.logits)
         answers = torch.stack([w.answers for w in wanted])  # (B, V, 12, H, W)
@@ -72,12 +67,31 @@ class MonocularLoss:
         weights = off.new_tensor(WEIGHTS)[:, None, None]
         seen = maps.logits[maps.rig.present], heat[maps.rig.present]  # (cameras, K, H, W) each
         too_deep = (answered_depth(maps) - log_depth).abs() * owned
-        cells, centres = _shared(owned > 0, len(targets)), _shared(heat == 1, len(targets))
+        centres, cells = (divisor.value() for divisor in count_wanted(wanted))
         return {
             "pixel_class": CLASS_WEIGHT * heat_losses(*seen).sum() / centres,
             "pixel_box": (off * weights).sum() / cells,
             "pixel_depth": DEPTH_WEIGHT * too_deep.sum() / cells,
         }
+
+    def divisors(self, maps: MonocularMaps, batch: SceneBatch) -> dict[str, Divisor]:
+        """What each term of a batch is divided by; ``maps`` tell canvas and sizes."""
+        device = maps.logits.device
+        targets = [target.to(device) for target in batch.targets or ()]
+        centres, cells = count_wanted(self.paint(maps, batch.rig.to(device), targets))
+        return {"pixel_class": centres, "pixel_box": cells, "pixel_depth": cells}
+
+    def paint(
+        self, maps: MonocularMaps, rig: CameraRig, targets: Sequence[Targets]
+    ) -> list[WantedMaps]:
+        """What the cells of maps like ``maps`` should answer about each scene of a rig."""
+        size, num_classes = (maps.logits.shape[-2], maps.logits.shape[-1]), maps.logits.shape[2]
+        return [
+            paint_objects(
+                rig.select_scene(scene), target, maps.canvas, size, num_classes, self.reach
+            )
+            for scene, target in enumerate(targets)
+        ]
 
 
 def paint_objects(
@@ -153,6 +167,11 @@ def _answers_about(
     return torch.cat([*parts, torch.zeros_like(below)], dim=-1).transpose(1, 2)
 
 
-def _shared(mask: Tensor, num_scenes: int) -> Tensor:
-    """Number of True entries, averaged over processes, at least one per scene."""
-    return mean_over_processes(mask.sum().float()).clamp(min=num_scenes)
+def count_wanted(wanted: Sequence[WantedMaps]) -> tuple[Divisor, Divisor]:
+    """Numbers of centres and of owned cells of all scenes, each at least one per scene."""
+
+    def count(masks: list[Tensor]) -> Divisor:
+        number = torch.stack([mask.sum().float() for mask in masks]).sum()
+        return Divisor(mean_over_processes(number), once=0, each=len(masks))
+
+    return count([w.heat == 1 for w in wanted]), count([w.owned for w in wanted])

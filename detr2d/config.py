@@ -29,7 +29,11 @@ from detr2d.structures import Batch, Detections, Predictions
 
 
 class Criterion(Protocol):
-    """Matches predictions to targets and returns the weighted losses by name."""
+    """Matches predictions to targets and returns the weighted losses by name.
+
+    One whose terms are divided by counts also has ``divisors(predictions, batch)``: the ``Divisor``
+    (``detr2d.accumulation``) of each term by name, so that micro-batches add up to a large batch.
+    """
 
     def __call__(self, predictions: Predictions, targets: Any) -> dict[str, Tensor]:
         """Weighted scalar losses; their sum is trained."""
@@ -158,8 +162,13 @@ class TrainConfig:
     """Epochs between evaluations, whose figures go to the log; 0 leaves them out."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
+    checkpoint_steps: int = 0
+    """Optimizer steps between further checkpoints within an epoch; 0 for none."""
     keep_checkpoints: int = 2
     """How many training states to keep."""
+    skip_nonfinite: int = 0
+    """Steps whose loss or gradient is not finite that are skipped and counted before one stops the
+    run; each leaves a file for --replay."""
     threads: int = 0
     """CPU threads of torch per process; 0 leaves torch's own choice."""
 
@@ -168,14 +177,8 @@ class TrainConfig:
         for name in (*counts, "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        for name in (
-            "warmup_steps",
-            "clip_norm",
-            "weight_decay",
-            "workers",
-            "threads",
-            "evaluate_every",
-        ):
+        optional = ("checkpoint_steps", "skip_nonfinite", "workers", "threads", "evaluate_every")
+        for name in ("warmup_steps", "clip_norm", "weight_decay", *optional):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detr2d.accumulation import Divisor
 from detr2d.boxes import BoxCodec
 from detr2d.matching import Matches, match
 from detr2d.structures import Batch, MaskPredictions, Predictions, Targets, pad_stack
@@ -26,6 +27,9 @@ class ClassTerm(Protocol):
 
     def losses(self, logits: Tensor, labels: Tensor, num_objects: Tensor) -> Tensor:
         """Normalised losses (L,); ``num_objects`` () is averaged over processes, at least one."""
+
+    def divisor(self, objects: Divisor, matched: int, unmatched: int) -> Divisor:
+        """What losses are divided by, for so many queries with and without an object."""
 
 
 class MaskTerm(Protocol):
@@ -99,8 +103,22 @@ class SetCriterion:
 
     def count(self, targets: Sequence[Targets], like: Tensor) -> Tensor:
         """Number () of objects, averaged over processes, at least one; type and device ``like``."""
+        return self.objects(targets, like).value()
+
+    def objects(self, targets: Sequence[Targets], like: Tensor) -> Divisor:
+        """The number of objects as a divisor."""
         number = like.new_tensor(float(sum(len(target) for target in targets)))
-        return mean_over_processes(number).clamp(min=1)
+        return Divisor(mean_over_processes(number))
+
+    def divisors(self, predictions: Predictions, batch: Any) -> dict[str, Divisor]:
+        """What each term of a batch is divided by; ``predictions`` tell the number of queries."""
+        num_queries = predictions.logits.shape[2]
+        matched = sum(min(len(target), num_queries) for target in batch.targets)
+        unmatched = num_queries * len(batch.targets) - matched
+        objects = self.objects(batch.targets, predictions.logits)
+        terms = (*self.codec.terms, *(self.masks.terms if self.masks is not None else ()))
+        classes = self.classes.divisor(objects, matched, unmatched)
+        return {"class": classes, **dict.fromkeys(terms, objects)}
 
     def losses(
         self,

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from detr2d.accumulation import Divisor
 from detr2d.boxes import overlaps, to_corners
 from detr2d.criterion import mean_over_processes
 from detr2d.dense_proposals import Cells, DensePredictions
 from detr2d.losses import heat_losses
-from detr2d.structures import Targets
+from detr2d.structures import ImageBatch, Targets
 
 LARGEST = 6.0  # cells: the longer side of the objects that belong to the finest level
 REACH = 1.5  # cells: how far from an object's centre its box is asked for
@@ -30,9 +31,11 @@ class DenseLoss:
     number of objects, boxes by the number of cells that are asked, averaged over processes.
     """
 
-    def __call__(self, answers: DensePredictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """``class``, ``box`` and ``giou``: weighted scalars."""
-        logits, boxes, cells = answers.logits[0], answers.codes[0], answers.cells
+    def __call__(
+        self, predictions: DensePredictions, targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """``class``, ``box`` and ``overlap``: weighted scalars."""
+        logits, boxes, cells = predictions.logits[0], predictions.codes[0], predictions.cells
         heat, wanted, asked = paint(cells, targets, logits.shape[-1])
         burnt = (heat_losses(logits, heat).sum(-1) * cells.valid).sum()
         found, wanted = boxes[asked], wanted.to(boxes)
@@ -45,8 +48,14 @@ class DenseLoss:
         return {
             "class": CLASS_WEIGHT * burnt / objects,
             "box": BOX_WEIGHT * off.sum() / cells_asked,
-            "giou": GIOU_WEIGHT * (1 - giou).sum() / cells_asked,
+            "overlap": GIOU_WEIGHT * (1 - giou).sum() / cells_asked,
         }
+
+    def divisors(self, predictions: DensePredictions, batch: ImageBatch) -> dict[str, Divisor]:
+        """What boxes are divided by: the cells that are asked for one. The heat has the objects."""
+        _, wanted, _ = paint(predictions.cells, batch.targets or (), predictions.logits.shape[-1])
+        asked = Divisor(mean_over_processes(predictions.codes.new_tensor(float(len(wanted)))))
+        return {"box": asked, "overlap": asked}
 
 
 def relative_distance(boxes: Tensor, others: Tensor, cell: Tensor) -> Tensor:

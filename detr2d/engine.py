@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
+from detr2d.accumulation import step_shares
 from detr2d.checkpoints.convert import start_from
 from detr2d.checkpoints.files import (
     WEIGHTS_FILE,
@@ -27,6 +28,7 @@ from detr2d.checkpoints.files import (
     export_weights,
     list_states,
     load_state,
+    newest_whole_state,
     save_state,
 )
 from detr2d.config import (
@@ -36,73 +38,28 @@ from detr2d.config import (
     to_json,
     user_errors,
 )
+from detr2d.data.order import EpochBatches, EpochDataset, mix_seed
 from detr2d.inference import join_processes, with_precision
-from detr2d.log import RunLog, Window
+from detr2d.log import RunLog, Window, restore_window
+from detr2d.nonfinite import RunningStatistics, first_not_finite, read_numbers, save_replay
 from detr2d.optim import Schedule, average_weights, build_optimizer, train_only
+from detr2d.processes import any_process
+from detr2d.stopping import Stopped, StopRequest, signals_held
 from detr2d.validation import Validation
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) for one of several processes, in the order of (seed, epoch).
-
-    The processes take turns in one shuffled order, so all of them together see the same samples in
-    a step as one process with a batch as large. The order wraps around to give every process as
-    many samples. ``start_at`` chooses the epoch and the first batch of the next iteration.
-    """
-
-    def __init__(
-        self, num_samples: int, batch_size: int, *, seed: int, process: int = 0, processes: int = 1
-    ) -> None:
-        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.process, self.processes = process, processes
-        self.epoch = self.first_batch = 0
-
-    def start_at(self, epoch: int, first_batch: int) -> None:
-        """Let the next iteration give ``epoch`` from its batch ``first_batch`` on."""
-        self.epoch, self.first_batch = epoch, first_batch
-
-    def __len__(self) -> int:
-        return math.ceil(self.num_samples / (self.batch_size * self.processes))
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
-        order = torch.randperm(self.num_samples, generator=generator).tolist()
-        size = math.ceil(self.num_samples / self.processes) * self.processes
-        own = list(itertools.islice(itertools.cycle(order), size))[self.process :: self.processes]
-        for first in range(self.first_batch * self.batch_size, len(own), self.batch_size):
-            yield [(self.epoch, index) for index in own[first : first + self.batch_size]]
-
-
-class EpochDataset(Dataset):
-    """A dataset asked as (epoch, index): tells it the epoch, in whichever process it lives."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset, self.epoch = dataset, -1
-
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        epoch, index = key
-        if epoch != self.epoch and hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
-        self.epoch = epoch
-        return self.dataset[index]
-
-
-def mix_seed(*numbers: int) -> int:
-    """A 63-bit seed from a few non-negative numbers; neighbours give unrelated seeds."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed ^ number) * 0x9E3779B97F4A7C15 % 2**64
-        mixed = (mixed ^ (mixed >> 31)) * 0xBF58476D1CE4E5B9 % 2**64
-        mixed ^= mixed >> 29
-    return mixed >> 1
-
-
 class Training:
-    """One run: everything built from the experiment, and the number of steps done."""
+    """One run: everything built from the experiment, and the number of steps done.
+
+    Beside them the steps skipped since a number was not finite, the measurements since the last log
+    line, and whether a signal asked any process to stop.
+    """
 
     def __init__(self, experiment: Experiment) -> None:
         train = experiment.train
         self.experiment, self.accelerator, self.step = experiment, join_processes(), 0
+        self.skipped, self.window = 0, Window()
+        self.stop, self.stopping = StopRequest(), False
         device = self.accelerator.device
         with user_errors():
             dataset = experiment.data.training_set(train.seed)
@@ -147,6 +104,7 @@ class Training:
             self.bare_model, build_optimizer(self.bare_model, train)
         )
         self.model = with_precision(self.wrapped, train.precision, device)
+        self.statistics = RunningStatistics(self.bare_model)
 
     def groups(self, last_step: int) -> Iterator[list[Any]]:
         """Micro-batches of each optimizer step up to ``last_step``, on the CPU."""
@@ -154,38 +112,92 @@ class Training:
         while self.step < last_step:
             epoch, done = divmod(self.step, self.schedule.steps_per_epoch)
             self.order.start_at(epoch, done * accumulate)
-            loader = iter(self.loader)
+            with signals_held():
+                loader = iter(self.loader)
             while self.step < last_step and (group := list(itertools.islice(loader, accumulate))):
                 yield group
 
-    def update(self, group: list[Any]) -> dict[str, Tensor]:
-        """One optimizer step on micro-batches; mean of each loss, their sum and gradient norm."""
-        train, accelerator = self.experiment.train, self.accelerator
-        torch.manual_seed(mix_seed(train.seed, self.step, accelerator.process_index))
+    def update(self, group: list[Any]) -> dict[str, float] | None:
+        """One optimizer step on micro-batches, as one large batch: losses, their sum, the norm.
+
+        None if one of them was not finite in any process: then nothing but the step number changes.
+        Raises FloatingPointError once more steps than ``train.skip_nonfinite`` are skipped.
+        """
+        accelerator = self.accelerator
+        self.seed(self.step, accelerator.process_index)
         self.schedule.apply(self.optimizer, self.step)
-        means: dict[str, Tensor] = {}
-        for position, batch in enumerate(group, start=1):
+        self.statistics.remember()
+        rows = list(self._gradients(group))
+        clip_norm = self.experiment.train.clip_norm or math.inf
+        norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), clip_norm)
+        *numbers, norms = read_numbers([*rows, {"grad_norm": norm}])
+        samples = [getattr(batch, "tokens", ()) for batch in group]
+        wrong = first_not_finite(numbers, samples)
+        steep = first_not_finite([norms], [tuple(itertools.chain(*samples))])
+        lost, refused, self.stopping = any_process(
+            accelerator, bool(wrong), bool(wrong or steep), bool(self.stop.made)
+        )
+        if refused:  # the norm is that of all processes: where a loss is wrong, that one is told
+            self._refuse(group, wrong if lost else steep)
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None and not refused:
+            self.average.update_parameters(self.bare_model)
+        self.step += 1
+        if refused:
+            return None
+        names = dict.fromkeys(name for row in numbers for name in row)
+        return {**{name: sum(row.get(name, 0.0) for row in numbers) for name in names}, **norms}
+
+    def seed(self, step: int, process: int) -> None:
+        """Set the random state that the step with index ``step`` has in ``process``."""
+        torch.manual_seed(mix_seed(self.experiment.train.seed, step, process))
+
+    def _gradients(self, group: list[Any]) -> Iterator[dict[str, Tensor]]:
+        """Add up the gradients of micro-batches; the losses and statistics of each."""
+        accelerator = self.accelerator
+        for position, batch in enumerate(group):
             batch = batch.to(accelerator.device, non_blocking=True)
-            last = position == len(group)
+            last = position == len(group) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                 predictions = self.model(batch)
                 losses = self.criterion(predictions, batch.targets)
-                loss = torch.stack(list(losses.values())).sum() / len(group)
+                if position == 0:
+                    shares = step_shares(self.criterion, predictions, group)
+                losses = shares.weigh(position, losses)
+                loss = torch.stack(list(losses.values())).sum()
                 accelerator.backward(loss)
             with torch.no_grad():
                 logged = self.experiment.system.statistics(predictions, batch.targets)
-            for name, value in {**losses, "loss": loss * len(group), **logged}.items():
-                means[name] = means.get(name, 0) + value.detach() / len(group)
-        norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), train.clip_norm or math.inf)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update_parameters(self.bare_model)
-        self.step += 1
-        return {**means, "grad_norm": norm}
+            means = {name: value / len(group) for name, value in logged.items()}
+            yield {**losses, "loss": loss, **means}
+
+    def _refuse(self, group: list[Any], wrong: tuple[str, str] | None) -> None:
+        """Undo what a forward pass changed, keep what is needed to look at it, and tell."""
+        self.statistics.put_back()
+        self.skipped += 1
+        told = None
+        if wrong:
+            path = save_replay(
+                self.experiment.work_dir,
+                group,
+                self.bare_model.state_dict(),
+                self.origin,
+                step=self.step,
+                process=self.accelerator.process_index,
+            )
+            told = f"{wrong[0]} at step {self.step + 1}, samples {wrong[1]}"
+            told += f"; look at it with --replay {path}" if path else ""
+        reasons = "; ".join(reason for reason in gather_object([told]) if reason)
+        allowed = self.experiment.train.skip_nonfinite
+        if self.skipped > allowed:
+            raise FloatingPointError(reasons)
+        self.accelerator.print(f"skipped step {self.skipped} of at most {allowed}: {reasons}")
 
     def save(self) -> None:
         """Write the training state and the exported weights, on the main process."""
+        windows = gather_object([self.window.state()])
         if self.accelerator.is_main_process:
             experiment, work_dir = self.experiment, self.experiment.work_dir
             state = {
@@ -193,6 +205,8 @@ class Training:
                 "optimizer": self.optimizer.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
                 "steps_per_epoch": self.schedule.steps_per_epoch,
+                "skipped": self.skipped,
+                "windows": windows,
             }
             keep = experiment.train.keep_checkpoints
             save_state(work_dir, self.step, state, self.origin, keep)
@@ -209,6 +223,20 @@ class Training:
         path = self.experiment.work_dir / WEIGHTS_FILE
         export_weights(path, self.best_model.state_dict(), self.origin)
         return path
+
+    def resume(self) -> None:
+        """Continue from the newest whole training state of the work directory.
+
+        Says which newer ones were refused, and why. Raises UserError if none can be read or if the
+        newest whole one is of another system or other data.
+        """
+        work_dir, main = self.experiment.work_dir, self.accelerator.is_main_process
+        path, refused = broadcast_object_list([newest_whole_state(work_dir) if main else None])[0]
+        if path is None:
+            raise UserError(f"no training state in {work_dir} can be read: " + "; ".join(refused))
+        for reason in refused:
+            self.accelerator.print(f"refused: {reason}; going back to {path.name}")
+        self.restore(path)
 
     def restore(self, path: Path) -> None:
         """Continue from a training state. Raises UserError if it is of another system or data."""
@@ -235,16 +263,20 @@ class Training:
             self.average.module.load_state_dict(state["model"])
         elif self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.step = state["step"]
+        self.step, self.skipped = state["step"], state.get("skipped", 0)
+        windows = state.get("windows", [])
+        if len(windows) == self.accelerator.num_processes:
+            self.window = restore_window(windows[self.accelerator.process_index])
 
 
 def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None = None) -> Path:
     """Train and return the path of the exported weights, ``work_dir / "model.safetensors"``.
 
-    ``resume`` continues from the newest training state, or starts if there is none; ``stop_after``
-    saves and returns once so many optimizer steps are done in all. Raises UserError for missing
-    data, for a work directory that holds another run, and for a state that does not fit;
-    FloatingPointError if a loss is not finite.
+    ``resume`` continues from the newest whole training state, or starts if there is none;
+    ``stop_after`` saves and returns once so many optimizer steps are done in all. Raises Stopped if
+    SIGTERM or SIGINT stopped it, after saving; UserError for missing data, for a work directory
+    that holds another run, and for states that do not fit; FloatingPointError if a loss or the
+    gradient is not finite more often than ``train.skip_nonfinite`` allows.
     """
     train, work_dir = experiment.train, experiment.work_dir
     states = list_states(work_dir)
@@ -257,7 +289,7 @@ def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None 
         torch.set_num_threads(train.threads)
     training = Training(experiment)
     if states:
-        training.restore(states[-1])
+        training.resume()
     num_steps = training.schedule.num_steps
     log = RunLog(
         work_dir,
@@ -266,9 +298,16 @@ def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None 
         enabled=training.accelerator.is_main_process,
     )
     try:
-        _train(training, log, num_steps if stop_after is None else min(stop_after, num_steps))
+        with training.stop:
+            _train(training, log, num_steps if stop_after is None else min(stop_after, num_steps))
     finally:
         log.close()
+    if training.stopping and training.step < num_steps:
+        signal = training.stop.made or "a signal to another process"
+        raise Stopped(
+            f"stopped by {signal} after step {training.step} of {num_steps}: "
+            "the same command with --resume continues"
+        )
     if training.accelerator.is_main_process:
         training.export()
     training.accelerator.wait_for_everyone()
@@ -276,30 +315,40 @@ def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None 
 
 
 def _train(training: Training, log: RunLog, last_step: int) -> None:
-    """Step, log, judge and save until ``last_step`` steps are done."""
-    train = training.experiment.train
-    save_every = train.checkpoint_every * training.schedule.steps_per_epoch
-    window, waiting = Window(), time.perf_counter()
+    """Step, log, judge and save until ``last_step`` steps are done or a signal asks to stop.
+
+    Log lines depend on the step alone, not on where a run stopped: a training state saved between
+    two of them holds the measurements of the line to come.
+    """
+    train, steps_per_epoch = training.experiment.train, training.schedule.steps_per_epoch
+    waiting = time.perf_counter()
     for group in training.groups(last_step):
-        window.data_seconds += time.perf_counter() - waiting
+        training.window.data_seconds += time.perf_counter() - waiting
         values = training.update(group)
-        tokens = tuple(token for batch in group for token in getattr(batch, "tokens", ()))
-        window.add(training.step, values, tokens)
+        if values is not None:
+            training.window.add(training.step, values)
         log.advance()
-        save = training.step % save_every == 0 or training.step == last_step
+        epoch = training.step % (train.checkpoint_every * steps_per_epoch) == 0
+        epoch = epoch or training.step == training.schedule.num_steps
+        between = train.checkpoint_steps and training.step % train.checkpoint_steps == 0
         due = training.validation.due(training.step)
-        if save or due or training.step % train.log_every == 0:
-            _write_window(training, log, window)  # raises before a broken state could be saved
-            if due:
-                log.write(training.validation.record(training.best_model, training.step))
-            if save:
-                training.save()
-            window = Window()
+        if epoch or due or training.step % train.log_every == 0:
+            _write_window(training, log)
+        if due:
+            log.write(training.validation.record(training.best_model, training.step))
+            training.window = Window()
+        if epoch or between or training.step == last_step or training.stopping:
+            training.save()
+        if training.stopping:
+            return
         waiting = time.perf_counter()
 
 
-def _write_window(training: Training, log: RunLog, window: Window) -> None:
-    """One log line with the means over the window and over the processes."""
+def _write_window(training: Training, log: RunLog) -> None:
+    """One log line with the means over the window and over the processes; begin the next window."""
+    window, training.window = training.window, Window()
+    if not window.steps:
+        return  # all of them were skipped
     steps, seconds = len(window.steps), time.perf_counter() - window.started
     means = {
         **window.means(),
@@ -309,12 +358,14 @@ def _write_window(training: Training, log: RunLog, window: Window) -> None:
     parts = gather_object([means])
     means = {name: sum(part[name] for part in parts) / len(parts) for name in means}
     heads = ("loss", "grad_norm", "data_time", "step_time")
+    skipped = {"skipped": training.skipped} if training.skipped else {}
     log.write(
         {
             "step": training.step,
             "epoch": round(training.step / training.schedule.steps_per_epoch, 4),
             "lr": max(group["lr"] for group in training.optimizer.param_groups),
             **{name: means[name] for name in heads},
+            **skipped,
             "losses": {name: value for name, value in means.items() if name not in heads},
         }
     )

@@ -86,7 +86,8 @@ def evaluate(experiment: Experiment, checkpoint: Path, output_dir: Path | None =
 
     The evaluator writes its files to ``output_dir``, by default ``work_dir / "evaluation"``. Every
     process evaluates its share of the samples; all return the report. Raises UserError if the
-    weights were trained for another system or other classes, or if data or weights are missing.
+    weights were trained for another system or other classes, or if data or weights are missing;
+    FloatingPointError that names the samples whose predictions are not finite.
     """
     train = experiment.train
     if train.threads:
@@ -124,18 +125,39 @@ def judge(
     )
     predict = prepare_inference(model.to(device), train.precision, device)
     results: dict[str, Any] = {}
+    broken: list[str] = []
     main = accelerator.is_main_process
     bar = tqdm(loader, "evaluate", disable=not main, unit="batch", dynamic_ncols=True, leave=None)
     for batch in bar:
         with torch.inference_mode():
             predictions = predict(batch.to(device, non_blocking=True))
+            if lost := samples_not_finite(predictions, batch):
+                broken += lost  # raising here would leave other processes waiting
+                continue
             detections = experiment.system.postprocess(predictions)
         results |= evaluator.format(batch, [found.to("cpu") for found in detections])
+    if broken := gather_object(broken):
+        raise FloatingPointError(
+            f"images or predictions are not finite: sample {', '.join(broken)}"
+        )
     merged = {token: result for part in gather_object([results]) for token, result in part.items()}
     if len(merged) != len(dataset):  # type: ignore[arg-type]
         raise ValueError(f"{len(dataset)} samples gave {len(merged)} results")  # type: ignore[arg-type]
     report = [evaluator.summarize(merged) if main else None]
     return broadcast_object_list(report)[0]
+
+
+def samples_not_finite(predictions: Predictions, batch: Any) -> list[str]:
+    """Tokens of the samples whose images, or predictions of the last layer, hold NaN or infinity.
+
+    Images too, since fused kernels can turn NaN into a number on the way.
+    """
+    values = [predictions.logits[-1], predictions.codes[-1]]
+    images = getattr(batch, "images", None)
+    if images is not None and images.is_floating_point():
+        values.append(images)
+    fine = torch.stack([value.isfinite().flatten(1).all(1) for value in values]).all(0).tolist()
+    return [token for token, finite in zip(batch.tokens, fine, strict=True) if not finite]
 
 
 def load_model(experiment: Experiment, checkpoint: Path) -> nn.Module:

@@ -3,54 +3,54 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from detr2d.checkpoints.files import write_atomically
 
 
 @dataclass
 class Window:
-    """Measurements since the last log line, kept on the device until they are read at once."""
+    """Measurements of this process since the last log line."""
 
     steps: list[int] = field(default_factory=list)
-    tokens: list[tuple[str, ...]] = field(default_factory=list)
-    values: list[dict[str, Tensor]] = field(default_factory=list)
+    values: list[dict[str, float]] = field(default_factory=list)
     data_seconds: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, step: int, values: dict[str, Tensor], tokens: tuple[str, ...]) -> None:
-        """Remember the scalars of one optimizer step and the samples it saw."""
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Remember the numbers of one optimizer step."""
         self.steps.append(step)
         self.values.append(values)
-        self.tokens.append(tokens)
 
     def means(self) -> dict[str, float]:
-        """Mean of every value, read with one copy from the device.
-
-        Raises FloatingPointError that names the first value that is not finite.
-        """
-        numbers = iter(
-            torch.stack([v.float() for row in self.values for v in row.values()]).tolist()
-        )
+        """Mean of every value over the steps that have it."""
         totals: dict[str, list[float]] = {}
-        for step, tokens, row in zip(self.steps, self.tokens, self.values, strict=True):
-            for name in row:
-                number = next(numbers)
-                if not math.isfinite(number):
-                    samples = ", ".join(tokens) or "without tokens"
-                    raise FloatingPointError(
-                        f"{name} is {number} at step {step}, samples {samples}"
-                    )
+        for row in self.values:
+            for name, number in row.items():
                 totals.setdefault(name, []).append(number)
         return {name: sum(column) / len(column) for name, column in totals.items()}
+
+    def state(self) -> dict[str, Any]:
+        """The window as plain values, for a training state saved between two log lines."""
+        return {
+            "steps": list(self.steps),
+            "values": [dict(row) for row in self.values],
+            "data_seconds": self.data_seconds,
+            "seconds": time.perf_counter() - self.started,
+        }
+
+
+def restore_window(state: dict[str, Any]) -> Window:
+    """The window that gave ``state``; its clock goes on from where it stood."""
+    started = time.perf_counter() - state["seconds"]
+    return Window(list(state["steps"]), list(state["values"]), state["data_seconds"], started)
 
 
 class RunLog:
@@ -74,7 +74,8 @@ class RunLog:
         if enabled:
             work_dir.mkdir(parents=True, exist_ok=True)
             kept = read_log(self.path, last_step=first_step) if first_step else []
-            self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            lines = "".join(json.dumps(record) + "\n" for record in kept)
+            write_atomically(self.path, lambda file: file.write_text(lines))
             self.board = SummaryWriter(str(work_dir / "tensorboard"), purge_step=first_step + 1)
 
     def advance(self) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detr2d.accumulation import Divisor
 from detr2d.structures import at_least_float32
 
 
@@ -63,6 +64,10 @@ class FocalClasses:
         target = F.one_hot(labels, logits.shape[-1] + 1)[..., :-1].to(logits)
         return focal_losses(logits, target, self.alpha, self.gamma).sum((1, 2, 3)) / num_objects
 
+    def divisor(self, objects: Divisor, matched: int, unmatched: int) -> Divisor:
+        """The number of objects."""
+        return objects
+
 
 class SoftmaxClasses:
     """Softmax over K classes and "no object", the last logit (DETR, section 3.1).
@@ -89,6 +94,11 @@ class SoftmaxClasses:
         entropy = -logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
         weight = torch.where(labels == logits.shape[-1] - 1, self.no_object_weight, 1.0).to(entropy)
         return (weight * entropy).sum((1, 2)) / weight.sum((1, 2))
+
+    def divisor(self, objects: Divisor, matched: int, unmatched: int) -> Divisor:
+        """The weight of all queries, of this process alone."""
+        weight = matched + self.no_object_weight * unmatched
+        return Divisor(objects.count.new_tensor(weight), once=0)
 
 
 def _at_labels(values: Tensor, labels: Tensor) -> Tensor:

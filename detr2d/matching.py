@@ -12,6 +12,8 @@ from torch import Tensor
 
 from detr2d.structures import Batch, at_least_float32
 
+WORST = 1e9  # instead of costs that are not finite
+
 
 @dataclass(frozen=True)
 class Matches(Batch):
@@ -30,18 +32,15 @@ def match(cost: Tensor, num_objects: Sequence[int]) -> Matches:
     """Assign objects to queries at the least total cost, for each layer and image on its own.
 
     cost (L, B, Q, T), padded along T; image b has ``num_objects[b]`` objects. With more objects
-    than queries, every query gets one. Raises FloatingPointError if a cost is not finite.
+    than queries, every query gets one. Costs that are not finite count as worse than any other: the
+    losses of such predictions say so, and a process that raised here would leave others waiting.
     """
     host = at_least_float32(cost.detach()).cpu().numpy()
     pairs: list[np.ndarray] = [np.zeros((4, 0), dtype=np.int64)]
     for layer, layer_cost in enumerate(host):
         for image, count in enumerate(num_objects):
             table = layer_cost[image, :, :count].T  # (T, Q): scipy is faster on the wide side
-            if not np.isfinite(table).all():
-                raise FloatingPointError(
-                    f"the matching cost of decoder layer {layer}, image {image} is not finite: "
-                    "the predictions or the targets hold NaN or infinity"
-                )
+            table = np.nan_to_num(table, nan=WORST, posinf=WORST, neginf=WORST)
             objects, queries = linear_sum_assignment(table)
             fixed = np.broadcast_to(np.array([[layer], [image]]), (2, len(objects)))
             pairs.append(np.concatenate([fixed, queries[None], objects[None]]))

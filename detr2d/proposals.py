@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from detr2d.accumulation import Divisor
 from detr2d.criterion import SetCriterion
 from detr2d.deformable import MultiScaleMemory, cell_centres, map_sizes
 from detr2d.structures import Batch, Predictions, Targets, at_least_float32
@@ -127,7 +128,14 @@ def take_rows(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
-ProposalLoss = Callable[[Any, Sequence[Targets]], dict[str, Tensor]]
+class ProposalLoss(Protocol):
+    """Trains what the first stage proposes."""
+
+    def __call__(self, predictions: Any, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Weighted scalar losses by name."""
+
+    def divisors(self, predictions: Any, batch: Any) -> dict[str, Divisor]:
+        """What each term of a batch is divided by."""
 
 
 class TwoStageCriterion:
@@ -148,6 +156,13 @@ class TwoStageCriterion:
             losses |= {f"proposals/{name}": value for name, value in found.items()}
         return losses
 
+    def divisors(self, predictions: Predictions, batch: Any) -> dict[str, Divisor]:
+        """Those of both stages; classes are divided by the number of objects in both."""
+        terms = self.set_loss.divisors(predictions, batch)
+        if predictions.proposals is None:
+            return terms
+        return {**self.proposals.divisors(predictions.proposals, batch), **terms}
+
 
 class ObjectnessLoss:
     """The set loss of proposals that only tell objects from the rest (Deformable DETR).
@@ -161,6 +176,10 @@ class ObjectnessLoss:
     def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Weighted scalar losses by name."""
         return self.set_loss(predictions, as_objects(targets))
+
+    def divisors(self, predictions: Predictions, batch: Any) -> dict[str, Divisor]:
+        """Those of the set loss."""
+        return self.set_loss.divisors(predictions, batch)
 
 
 def as_objects(targets: Sequence[Targets]) -> list[Targets]:

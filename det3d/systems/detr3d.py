@@ -23,6 +23,7 @@ from det3d.monocular import MonocularBranch, MonocularConfig, ScenePredictions, 
 from det3d.monocular_loss import MonocularLoss
 from det3d.postprocess import scene_detections
 from det3d.structures import SceneBatch
+from detr2d.accumulation import Divisor
 from detr2d.backbones.necks import FPN
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.backbones.vovnet import VoVNetConfig
@@ -142,6 +143,13 @@ class DETR3DCriterion:
             pixels = self.monocular(predictions.monocular, targets)
             losses |= {name: self.weight * value for name, value in pixels.items()}
         return losses
+
+    def divisors(self, predictions: Predictions, batch: SceneBatch) -> dict[str, Divisor]:
+        """What each term of a batch is divided by."""
+        divisors = self.set_loss.divisors(predictions, batch)
+        if isinstance(predictions, ScenePredictions) and predictions.monocular is not None:
+            divisors |= self.monocular.divisors(predictions.monocular, batch)
+        return divisors
 
 
 def ring_anchors(count: int, region: Region, height: float = -1.0) -> Tensor:

@@ -40,6 +40,7 @@ from det3d.ray_positions import (
     view_tokens,
 )
 from det3d.structures import SceneBatch
+from detr2d.accumulation import Divisor
 from detr2d.attention import DenseAttention, Memory
 from detr2d.backbones.necks import CPFPN
 from detr2d.backbones.resnet import ResNetConfig
@@ -104,9 +105,13 @@ class PETRv2(nn.Module):
         self.denoising = denoising
 
     def forward(self, batch: SceneBatch) -> Predictions:
-        """Predictions of all layers; codes as ``MetricBox3D`` has them, centres in metres."""
+        """Predictions of all layers; codes as ``MetricBox3D`` has them, centres in metres.
+
+        In training noisy objects are asked about even if there are none: processes of one run have
+        to have the same losses, in which they count objects together.
+        """
         targets = batch.targets or ()
-        if self.denoising is None or not self.training or not any(map(len, targets)):
+        if self.denoising is None or not self.training or not targets:
             _, reference = self.queries(len(batch))
             return self.decode(batch, reference)
         return self.denoise(batch, targets, draw_noise(targets, self.denoising.groups))
@@ -205,6 +210,12 @@ class PETRv2Criterion:
         if self.denoising is not None and denoised is not None:
             losses |= self.denoising(denoised)
         return losses
+
+    def divisors(self, predictions: Predictions, batch: SceneBatch) -> dict[str, Divisor]:
+        """Those of the set loss; denoising is a mean over groups, divided by the objects too."""
+        objects = self.set_loss.objects(batch.targets or (), predictions.logits)
+        terms = dict.fromkeys(DenoisingLoss.terms, objects)
+        return {**self.set_loss.divisors(predictions, batch), **terms}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
+from detr2d.backbones.batch_norm import BatchNorm2d
 from detr2d.backbones.bottleneck import (
     CaffeBottleneck,
     deformable_convolution,
@@ -150,7 +151,7 @@ class ResNetConfig:
 
     def build(self) -> ResNet:
         """Build the backbone with random weights."""
-        norm = FrozenBatchNorm2d if self.norm == "frozen" else nn.BatchNorm2d
+        norm = FrozenBatchNorm2d if self.norm == "frozen" else BatchNorm2d
         backbone = ResNet(
             self.depth,
             widths=self.widths,

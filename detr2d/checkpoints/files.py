@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,30 @@ def list_states(work_dir: Path) -> list[Path]:
     return sorted((work_dir / "checkpoints").glob("step_*"))
 
 
+def newest_whole_state(work_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest training state that can be read, and why newer ones were refused.
+
+    Refused states (truncated, damaged, foreign) are set aside under a name that begins with
+    ``refused_``, so that the step can be saved anew; nothing is deleted. If no state can be read
+    the result is None and all stay where they are.
+    """
+    refused: list[tuple[Path, str]] = []
+    for path in reversed(list_states(work_dir)):
+        try:
+            load_state(path)
+        except ValueError as error:
+            refused.append((path, str(error)))
+        else:
+            return path, [f"{why} (now {_set_aside(broken).name})" for broken, why in refused]
+    return None, [why for _, why in refused]
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a training state so that it counts no more."""
+    earlier = len(list(path.parent.glob(f"refused_*_{path.name}")))
+    return path.rename(path.with_name(f"refused_{earlier}_{path.name}"))
+
+
 def save_state(work_dir: Path, step: int, state: dict[str, Any], origin: Origin, keep: int) -> Path:
     """Write ``checkpoints/step_XXXXXXXX`` of plain values and tensors; keep the ``keep`` newest.
 
@@ -74,37 +99,52 @@ def save_state(work_dir: Path, step: int, state: dict[str, Any], origin: Origin,
     if not final.exists():
         temporary = folder / f".{final.name}.tmp"
         temporary.mkdir(parents=True)
-        described = {"format": STATE_FORMAT, "step": step, "origin": _describe(origin), **state}
-        torch.save(described, temporary / STATE_FILE)
+        head = {"format": STATE_FORMAT, "step": step, "origin": describe_origin(origin)}
+        torch.save({**head, **state}, temporary / STATE_FILE)
         (temporary / "config.json").write_text(json.dumps(origin.config, indent=2))
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
         temporary.rename(final)
         _flush(folder)
     for old in list_states(work_dir)[:-keep]:
-        shutil.rmtree(old)
+        condemned = old.rename(folder / f".{old.name}.tmp")  # half a state never has a true name
+        shutil.rmtree(condemned)
     return final
 
 
 def load_state(path: Path) -> tuple[dict[str, Any], Origin]:
     """Read one training state. Raises ValueError with the file's name if it is not a whole one."""
     file = path / STATE_FILE
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"training state {file} does not exist") from None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"training state {file} is truncated or foreign: {reason}") from error
-    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+    state = load_plain(file, "training state")
+    ours = isinstance(state, dict) and state.get("format") == STATE_FORMAT
+    if not ours or not {"step", "origin"} <= state.keys():
         raise ValueError(f"{file} is not a training state of this library ({STATE_FORMAT})")
-    return state, _read_origin(state["origin"])
+    return state, read_description(state["origin"])
+
+
+def load_plain(file: Path, what: str) -> Any:
+    """Read a file of plain values and tensors that ``torch.save`` wrote, without running code.
+
+    ``what`` it is begins every message. Raises ValueError with the file's name if it is missing,
+    truncated, damaged, or holds anything else.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()  # torch does not compare the checksums that it writes
+        if damaged is None:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{what} {file} does not exist") from None
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{what} {file} is truncated or foreign: {reason}") from error
+    raise ValueError(f"{what} {file} is damaged: the checksum of {damaged} does not fit")
 
 
 def export_weights(path: Path, weights: Mapping[str, Tensor], origin: Origin) -> None:
     """Write ``weights`` as safetensors; the metadata says where they come from."""
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    write_atomically(path, lambda file: save_file(own, file, metadata=_describe(origin)))
+    write_atomically(path, lambda file: save_file(own, file, metadata=describe_origin(origin)))
 
 
 def read_origin(path: Path) -> Origin:
@@ -113,7 +153,7 @@ def read_origin(path: Path) -> Origin:
         metadata = file.metadata() or {}
     if not {"config", "classes", "version"} <= metadata.keys():
         raise ValueError(f"{path} carries no config: it was not exported by tools/train.py")
-    return _read_origin(metadata)
+    return read_description(metadata)
 
 
 def weight_names(path: Path) -> tuple[str, ...]:
@@ -154,7 +194,8 @@ def _open_weights(path: Path) -> Any:
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
 
 
-def _describe(origin: Origin) -> dict[str, str]:
+def describe_origin(origin: Origin) -> dict[str, str]:
+    """The origin as text by key, as files hold it."""
     return {
         "config": json.dumps(origin.config),
         "classes": json.dumps(origin.classes),
@@ -162,7 +203,8 @@ def _describe(origin: Origin) -> dict[str, str]:
     }
 
 
-def _read_origin(described: Mapping[str, str]) -> Origin:
+def read_description(described: Mapping[str, str]) -> Origin:
+    """The origin that ``describe_origin`` described."""
     return Origin(
         config=json.loads(described["config"]),
         classes=tuple(json.loads(described["classes"])),

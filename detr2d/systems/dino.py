@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from detr2d.accumulation import Divisor
 from detr2d.backbones.necks import FPN, LevelProjections
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.backbones.swin import SwinConfig
@@ -195,6 +196,10 @@ class DINOCriterion:
             found = self.denoising(predictions.denoising, targets)
             losses |= {f"denoising/{name}": value for name, value in found.items()}
         return losses
+
+    def divisors(self, predictions: Predictions, batch: ImageBatch) -> dict[str, Divisor]:
+        """Those of the set loss; denoising is a mean over groups, divided by the same numbers."""
+        return self.stages.divisors(predictions, batch)
 
 
 @dataclass(frozen=True, kw_only=True)

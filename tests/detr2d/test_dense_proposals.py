@@ -120,7 +120,7 @@ def test_boxes_that_are_right_cost_nothing() -> None:
     exact = type(answers)(answers.logits, true[0].boxes.expand(1, 1, 320, 4), cells=answers.cells)
     losses = DenseLoss()(exact, true)
     assert float(losses["box"]) == pytest.approx(0, abs=1e-5)
-    assert float(losses["giou"]) == pytest.approx(0, abs=1e-5)
+    assert float(losses["overlap"]) == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("true", [[target()], [target([0.5, 0.5, 1e-5, 1e-5])]])

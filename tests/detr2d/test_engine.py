@@ -1,4 +1,6 @@
+import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from detr2d.checkpoints.files import list_states, read_origin
+from detr2d.checkpoints.files import list_states, load_state, read_origin
 from detr2d.config import Experiment, UserError
-from detr2d.engine import EpochBatches, EpochDataset, Training, fit, mix_seed
+from detr2d.engine import Training, fit
 from detr2d.log import read_log
 from tests.helpers.toy_experiment import PointSystem, make_experiment
 
@@ -147,6 +149,49 @@ def test_a_loss_that_is_not_finite_names_term_step_and_samples(tmp_path: Path) -
     assert not list_states(experiment.work_dir)
 
 
+@pytest.mark.parametrize("poison", ["point3", "*"])
+def test_steps_that_are_not_finite_are_skipped_and_counted(
+    tmp_path: Path, poison: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = make_experiment(tmp_path, epochs=2, log_every=1, skip_nonfinite=2, ema_decay=0.5)
+    experiment = replace(experiment, system=PointSystem(poison="point3", spoil=poison == "*"))
+    fit(experiment)
+    assert all(bool(value.isfinite().all()) for value in weights(experiment).values())
+    said = capsys.readouterr().out
+    assert said.count("skipped step") == 2 and "skipped step 2 of at most 2" in said
+    records = read_log(experiment.work_dir / "log.jsonl")
+    assert len(records) == 10 and records[-1]["skipped"] == 2
+    assert load_state(list_states(experiment.work_dir)[-1])[0]["skipped"] == 2
+
+
+def test_one_skipped_step_more_than_allowed_stops_the_run(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, epochs=3, skip_nonfinite=2)
+    experiment = replace(experiment, system=PointSystem(poison="point3"))
+    with pytest.raises(FloatingPointError, match=r"^y is nan"):
+        fit(experiment)
+    assert list_states(experiment.work_dir)[-1].name == "step_00000012"
+
+
+def test_a_skipped_step_changes_nothing_but_its_number(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, skip_nonfinite=1, ema_decay=0.5, accumulate=2)
+    experiment = replace(experiment, system=PointSystem(norm="batch"))
+    training = Training(experiment)
+    groups = training.groups(9)
+    training.update(next(groups))
+    before = copy.deepcopy(
+        [training.bare_model, training.average, training.optimizer.state_dict()["state"]]
+    )
+    first, second = next(groups)
+    inputs = second.inputs.clone()
+    inputs[0, 0] = float("nan")
+    assert training.update([first, replace(second, inputs=inputs)]) is None
+    assert (training.step, training.skipped) == (2, 1)
+    for old, new in zip(before[:2], (training.bare_model, training.average), strict=True):
+        torch.testing.assert_close(old.state_dict(), new.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(before[2], training.optimizer.state_dict()["state"], rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in training.bare_model.parameters())
+
+
 def test_states_are_saved_by_epochs_and_at_the_end(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, epochs=5, checkpoint_every=2, keep_checkpoints=9)
     fit(experiment)
@@ -210,6 +255,38 @@ def test_resuming_from_a_torn_state_is_refused_by_name(tmp_path: Path) -> None:
         fit(experiment, resume=True)
 
 
+def test_resuming_falls_back_to_the_state_before_a_torn_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = make_experiment(tmp_path / "whole", epochs=3)
+    fit(whole)
+    torn = replace(whole, work_dir=tmp_path / "torn")
+    fit(torn, stop_after=12)
+    state = list_states(torn.work_dir)[-1] / "state.pt"
+    state.write_bytes(state.read_bytes()[:-50])
+    fit(torn, resume=True)
+    said = capsys.readouterr().out
+    assert re.search(r"refused: .*step_00000012.*truncated.*going back to step_00000006", said)
+    assert_same(weights(whole), weights(torn))
+
+
+def test_checkpoints_within_an_epoch_change_nothing_else(tmp_path: Path) -> None:
+    plain = make_experiment(tmp_path / "plain", epochs=2, log_every=5)
+    often = make_experiment(
+        tmp_path / "often", epochs=2, log_every=5, checkpoint_steps=4, keep_checkpoints=9
+    )
+    fit(plain)
+    fit(often)
+    names = [path.name for path in list_states(often.work_dir)]
+    assert names == ["step_00000004", "step_00000006", "step_00000008", "step_00000012"]
+    assert_same(weights(plain), weights(often))
+    steps = [
+        [(record["step"], record["loss"]) for record in read_log(run.work_dir / "log.jsonl")]
+        for run in (plain, often)
+    ]
+    assert steps[0] == steps[1]
+
+
 def test_resuming_needs_as_many_steps_per_epoch(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, epochs=4)
     fit(experiment, stop_after=12)
@@ -233,59 +310,6 @@ def test_nothing_is_learnt_from_no_samples(tmp_path: Path) -> None:
     (tmp_path / "data" / "points.json").write_text('{"count": 0}')
     with pytest.raises(UserError, match="no samples"):
         fit(experiment)
-
-
-@pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("count", [1, 7, 12])
-def test_processes_share_every_sample_and_the_same_steps(processes: int, count: int) -> None:
-    orders = [
-        EpochBatches(count, 2, seed=5, process=process, processes=processes)
-        for process in range(processes)
-    ]
-    batches = [list(order) for order in orders]
-    assert {len(own) for own in batches} == {len(orders[0])}
-    seen = [index for own in batches for batch in own for _, index in batch]
-    assert set(seen) == set(range(count))
-    assert len(seen) - count < processes
-
-
-def test_processes_together_take_the_steps_of_one() -> None:
-    alone = list(EpochBatches(12, 4, seed=5))
-    pairs = [list(EpochBatches(12, 2, seed=5, process=p, processes=2)) for p in (0, 1)]
-    assert [set(batch) for batch in alone] == [
-        {*first, *second} for first, second in zip(*pairs, strict=True)
-    ]
-
-
-def test_an_epoch_can_start_in_the_middle_and_epochs_differ() -> None:
-    order = EpochBatches(9, 2, seed=0)
-    order.start_at(3, 0)
-    whole = list(order)
-    order.start_at(3, 2)
-    assert list(order) == whole[2:]
-    order.start_at(4, 0)
-    assert [i for batch in order for _, i in batch] != [i for batch in whole for _, i in batch]
-
-
-def test_a_dataset_hears_of_each_epoch_once() -> None:
-    class Listener:
-        heard: list[int] = []  # noqa: RUF012
-
-        def set_epoch(self, epoch: int) -> None:
-            self.heard.append(epoch)
-
-        def __getitem__(self, index: int) -> int:
-            return index
-
-    dataset = EpochDataset(Listener())
-    assert [dataset[key] for key in ((0, 5), (0, 6), (2, 7))] == [5, 6, 7]
-    assert Listener.heard == [0, 2]
-
-
-def test_neighbouring_seeds_are_unrelated_and_in_range() -> None:
-    seeds = {mix_seed(a, b, c) for a in range(20) for b in range(20) for c in range(4)}
-    assert len(seeds) == 1600
-    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_only_the_named_part_changes(tmp_path: Path) -> None:

@@ -43,11 +43,13 @@ def test_with_more_objects_than_queries_every_query_gets_one() -> None:
     assert sorted(matches.queries.tolist()) == [0, 1]
 
 
-def test_nan_cost_names_layer_and_image() -> None:
+def test_costs_that_are_not_finite_are_the_worst_of_all() -> None:
     cost = torch.zeros(2, 2, 3, 1)
-    cost[1, 0, 2, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match="layer 1, image 0"):
-        match(cost, [1, 1])
+    cost[1, 0, [0, 2], 0] = torch.tensor([float("nan"), float("-inf")])
+    cost[1, 1] = float("inf")  # nothing better is left: still every object gets a query
+    matches = match(cost, [1, 1])
+    assert len(matches) == 4
+    assert matches.queries[2] == 1
 
 
 def test_one_copy_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

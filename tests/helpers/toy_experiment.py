@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -132,12 +132,19 @@ class PointData(DataConfig):
 class PointModel(nn.Module):
     """Dropout makes the outputs depend on the random state of each step."""
 
-    def __init__(self, width: int, dropout: float, poison: str = "") -> None:
+    def __init__(
+        self,
+        width: int,
+        dropout: float,
+        poison: str = "",
+        spoil: bool = False,
+        norm: str = "layer",
+    ) -> None:
         super().__init__()
-        self.poison = poison
+        self.poison, self.spoil = poison, spoil
         self.backbone = nn.Linear(3, width)
         self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if norm == "layer" else nn.BatchNorm1d(width)
         self.query = nn.Embedding(1, width)
         self.head = nn.Linear(width, 2)
 
@@ -145,7 +152,9 @@ class PointModel(nn.Module):
         hidden = self.dropout(self.backbone(batch.inputs)) + self.query.weight
         codes = self.head(hidden) + 0 * self.head(self.norm(hidden))
         if self.poison in batch.tokens:
-            codes = codes + codes.new_tensor([0.0, float("nan")])
+            nan = float("nan")
+            factor, term = ([1.0, nan], [0.0, 0.0]) if self.spoil else ([1.0, 1.0], [0.0, nan])
+            codes = codes * codes.new_tensor(factor) + codes.new_tensor(term)
         codes = codes[None, :, None]  # (L, B, Q, D)
         return Predictions(logits=torch.zeros_like(codes[..., :1]), codes=codes)
 
@@ -160,9 +169,13 @@ class PointSystem(SystemConfig):
     """Share of hidden channels dropped in training."""
     poison: str = ""
     """Token of a sample for which y is not a number."""
+    spoil: bool = False
+    """Make y so by a factor, which ruins the gradients too, instead of by a term."""
+    norm: Literal["layer", "batch"] = "layer"
+    """A norm with running statistics, or without."""
 
     def build(self, classes: tuple[str, ...]) -> PointModel:
-        return PointModel(self.width, self.dropout, self.poison)
+        return PointModel(self.width, self.dropout, self.poison, self.spoil, self.norm)
 
     def build_criterion(self, classes: tuple[str, ...]) -> PointCriterion:
         return PointCriterion()

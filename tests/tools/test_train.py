@@ -46,7 +46,7 @@ def test_the_tool_trains_and_prints_where_the_weights_are(tmp_path: Path) -> Non
 def test_the_tool_stops_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_config(tmp_path)
     main(monkeypatch, config, "--stop-after", 5)
-    assert read_log(tmp_path / "run" / "log.jsonl")[-1]["step"] == 5
+    assert read_log(tmp_path / "run" / "log.jsonl")[-1]["step"] == 4  # 5 waits for its line
     main(monkeypatch, config, "--resume")
     assert read_log(tmp_path / "run" / "log.jsonl")[-1]["step"] == 12
 
@@ -109,11 +109,18 @@ def test_a_missing_config_ends_in_one_line() -> None:
     )
 
 
-def test_a_bug_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_keeps_its_traceback_and_can_be_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = write_config(tmp_path)
     config.write_text(config.read_text().replace("PointSystem()", "PointSystem(poison='point3')"))
-    with pytest.raises(FloatingPointError, match="y is nan at step"):
+    with pytest.raises(FloatingPointError, match="y is nan at step") as error:
         main(monkeypatch, config)
+    file = str(error.value).split("--replay ")[1]
+    with pytest.raises(SystemExit) as stop:
+        main(monkeypatch, config, "--replay", file)
+    assert stop.value.code == 1
+    assert "y = nan, not finite" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -133,5 +140,5 @@ def test_two_processes_train_as_one_with_twice_the_batch_and_resume(tmp_path: Pa
     alone = load_file(tmp_path / "run" / "model.safetensors")
     torch.testing.assert_close(weights["two"], alone, rtol=1e-4, atol=1e-6)
     assert [record["step"] for record in read_log(tmp_path / "parts" / "log.jsonl")] == [
-        *(2, 4, 5, 6, 8, 10, 12)
+        *(2, 4, 6, 8, 10, 12)
     ]

@@ -11,6 +11,7 @@ from detr2d.checkpoints.files import (
     list_states,
     load_state,
     load_weights,
+    newest_whole_state,
     read_origin,
     save_state,
     write_atomically,
@@ -78,6 +79,38 @@ def test_a_truncated_state_is_refused_by_name(tmp_path: Path, kept: float) -> No
     (path / STATE_FILE).write_bytes(whole[: int(kept if kept >= 1 else kept * len(whole))])
     with pytest.raises(ValueError, match=r"step_00000005.*truncated or foreign"):
         load_state(path)
+
+
+def test_a_state_with_one_wrong_bit_is_refused(tmp_path: Path) -> None:
+    path = save_state(tmp_path, 5, {"w": torch.arange(999)}, ORIGIN, keep=2)
+    whole = bytearray((path / STATE_FILE).read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (path / STATE_FILE).write_bytes(whole)
+    with pytest.raises(ValueError, match=r"step_00000005.*damaged: the checksum"):
+        load_state(path)
+
+
+def test_the_newest_whole_state_is_found_and_broken_ones_are_set_aside(tmp_path: Path) -> None:
+    paths = [save_state(tmp_path, step, {}, ORIGIN, keep=9) for step in (1, 2, 3, 4)]
+    (paths[2] / STATE_FILE).write_bytes(b"PK")
+    (paths[3] / STATE_FILE).unlink()
+    found, refused = newest_whole_state(tmp_path)
+    assert found == paths[1]
+    assert "step_00000004" in refused[0] and "does not exist" in refused[0]
+    assert "step_00000003" in refused[1] and "truncated" in refused[1]
+    assert state_names(tmp_path) == ["step_00000001", "step_00000002"]
+    assert (tmp_path / "checkpoints" / "refused_0_step_00000003" / STATE_FILE).exists()
+    save_state(tmp_path, 3, {}, ORIGIN, keep=9)  # the step can be saved anew
+    assert newest_whole_state(tmp_path) == (paths[2], [])
+
+
+def test_where_no_state_is_whole_all_stay_where_they_are(tmp_path: Path) -> None:
+    """Else the next attempt would find nothing to resume, and start anew without a word."""
+    path = save_state(tmp_path, 1, {}, ORIGIN, keep=9)
+    (path / STATE_FILE).write_bytes(b"")
+    found, refused = newest_whole_state(tmp_path)
+    assert found is None and len(refused) == 1
+    assert state_names(tmp_path) == ["step_00000001"]
 
 
 @pytest.mark.parametrize("content", [{"model": {}}, [1], 3])
