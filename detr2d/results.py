@@ -14,6 +14,7 @@ from torchvision.ops import box_convert
 
 from detr2d.data.coco_files import LabelMap
 from detr2d.data.panoptic_files import read_segment_map
+from detr2d.data.paths import below
 from detr2d.structures import Detections, ImageBatch, Segments
 
 Finder = Callable[[ImageBatch, float], list[Detections]]
@@ -105,7 +106,9 @@ def _segments(
     labels: list[int] = []
     if annotation is not None:
         where = f"{path}: image {token}"
-        ids = read_segment_map(path.with_suffix("") / annotation["file_name"], where)
+        ids = read_segment_map(
+            below(path.with_suffix(""), annotation.get("file_name"), where), where
+        )
         for number, segment in enumerate(annotation["segments_info"], start=1):
             id_map[ids == segment["id"]] = number
             labels.append(_label(segment["category_id"], path, label_map))

@@ -122,14 +122,19 @@ def weight_names(path: Path) -> tuple[str, ...]:
         return tuple(file.keys())
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name. Raises ValueError if it is none."""
+    with _open_weights(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
 def load_weights(model: nn.Module, path: Path, keep: tuple[str, ...] = ()) -> None:
     """Load exported weights into ``model``; both must hold the same keys and shapes.
 
     Keys that start with one of ``keep`` stay as they are in the model. Raises ValueError that
     names the file and every missing, unexpected and mis-shaped key.
     """
-    with _open_weights(path) as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights = read_weights(path)
     expected = model.state_dict()
     kept = {name: tensor for name, tensor in expected.items() if name.startswith(keep)}
     weights = {n: tensor for n, tensor in weights.items() if not n.startswith(keep)} | kept
