@@ -20,7 +20,7 @@ Series = dict[str, tuple[list[int], list[float]]]  # steps and values by name
 def read_series(path: Path) -> Series:
     """The logged numbers of a run by name, from its ``log.jsonl`` or its folder.
 
-    Raises FileNotFoundError, or ValueError if nothing is logged.
+    Raises FileNotFoundError, or ValueError if nothing is logged, or something that is no number.
     """
     file = path / "log.jsonl" if path.is_dir() else path
     if not file.is_file():
@@ -28,6 +28,8 @@ def read_series(path: Path) -> Series:
     series: Series = {}
     for record in read_log(file):
         for name, value in flatten(record):
+            if not isinstance(value, int | float):
+                raise ValueError(f"{file}: {name} must be a number, got {str(value)[:60]}")
             if name not in SKIPPED:
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(record["step"])

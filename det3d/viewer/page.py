@@ -173,7 +173,7 @@ def embedded_image(root: Path, camera: Camera, width: int) -> tuple[str, bytes]:
     image = open_image(content, complaint)
     if camera.width <= width and image.format == "JPEG":
         return "image/jpeg", content
-    small = decode_rgb(image, complaint)
+    small = Image.fromarray(decode_rgb(image, complaint))
     if camera.width > width:
         size = (width, max(1, round(camera.height * width / camera.width)))
         small = small.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)

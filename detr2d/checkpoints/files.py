@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,11 @@ import detr2d
 STATE_FORMAT = "detr2d training state 1"
 STATE_FILE = "state.pt"
 WEIGHTS_FILE = "model.safetensors"
+BROKEN = (
+    RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, TypeError, KeyError,
+    IndexError, AttributeError, AssertionError, OverflowError, MemoryError, struct.error,
+)  # fmt: skip
+"""What torch raises for checkpoints that are cut off or damaged."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +99,14 @@ def load_state(path: Path) -> tuple[dict[str, Any], Origin]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"training state {file} does not exist") from None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except BROKEN as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"training state {file} is truncated or foreign: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
         raise ValueError(f"{file} is not a training state of this library ({STATE_FORMAT})")
-    return state, _read_origin(state["origin"])
+    if not {"origin", "model", "step"} <= state.keys():
+        raise ValueError(f"training state {file} is truncated: it lacks origin, model or step")
+    return state, _read_origin(file, state["origin"])
 
 
 def export_weights(path: Path, weights: Mapping[str, Tensor], origin: Origin) -> None:
@@ -113,7 +121,7 @@ def read_origin(path: Path) -> Origin:
         metadata = file.metadata() or {}
     if not {"config", "classes", "version"} <= metadata.keys():
         raise ValueError(f"{path} carries no config: it was not exported by tools/train.py")
-    return _read_origin(metadata)
+    return _read_origin(path, metadata)
 
 
 def weight_names(path: Path) -> tuple[str, ...]:
@@ -125,7 +133,10 @@ def weight_names(path: Path) -> tuple[str, ...]:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name. Raises ValueError if it is none."""
     with _open_weights(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, *BROKEN) as error:
+            raise ValueError(f"{path} is broken: {str(error)[:200]}") from error
 
 
 def load_weights(model: nn.Module, path: Path, keep: tuple[str, ...] = ()) -> None:
@@ -155,7 +166,7 @@ def _open_weights(path: Path) -> Any:
         raise FileNotFoundError(f"weights {path} not found: expected a model.safetensors file")
     try:
         return safe_open(path, framework="pt")
-    except SafetensorError as error:
+    except (SafetensorError, *BROKEN) as error:
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
 
 
@@ -167,9 +178,12 @@ def _describe(origin: Origin) -> dict[str, str]:
     }
 
 
-def _read_origin(described: Mapping[str, str]) -> Origin:
-    return Origin(
-        config=json.loads(described["config"]),
-        classes=tuple(json.loads(described["classes"])),
-        version=described["version"],
-    )
+def _read_origin(path: Path, described: Mapping[str, str]) -> Origin:
+    try:
+        config, classes = json.loads(described["config"]), json.loads(described["classes"])
+        whole = isinstance(config, dict) and isinstance(classes, list)
+        if whole and all(isinstance(name, str) for name in classes):
+            return Origin(config, tuple(classes), str(described["version"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} does not say where it comes from: {error}") from error
+    raise ValueError(f"{path} does not say where it comes from: config or classes are malformed")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import marshal
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from pycocotools import mask as run_lengths
 from torch import Tensor
 
 from detr2d.data.image_headers import MAX_PIXELS
+from detr2d.data.json_files import are_numbers, is_integer, is_number, load_json
 
 FARTHEST = 1e5  # pixels that a polygon may reach from the origin
 
@@ -139,10 +138,7 @@ def _read_coco(path: Path, modified: int) -> CocoFile:
 
 def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """A JSON object with lists under ``keys``. Raises ValueError naming the file otherwise."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON file ({error})") from error
+    content = load_json(path)
     for key in keys:
         found = content.get(key) if isinstance(content, dict) else None
         if not isinstance(found, list):
@@ -195,8 +191,8 @@ def read_images(path: Path, images: list[Any]) -> tuple[dict[int, int], NDArray[
 
 def _integer(name: str, row: Any, key: str) -> int:
     value = row.get(key) if isinstance(row, dict) else None
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
-        raise ValueError(f"{name}: {key} must be an integer, got {value!r}")
+    if not is_integer(value):
+        raise ValueError(f"{name}: {key} must be an integer, got {str(value)[:60]!r}")
     return value
 
 
@@ -211,7 +207,7 @@ def _check_annotation(
         raise ValueError(
             f"{name}: category_id {annotation.get('category_id')} is not among the categories"
         )
-    if not _is_finite(annotation.get("area", 0)):
+    if not is_number(annotation.get("area", 0)):
         raise ValueError(f"{name}: area must be a number, got {annotation['area']!r}")
     box = annotation.get("bbox")
     if not _is_box(box):
@@ -222,13 +218,7 @@ def _check_annotation(
 
 def _is_box(box: Any) -> bool:
     """Whether this is four finite numbers, the last two not negative."""
-    if not isinstance(box, list) or len(box) != 4:
-        return False
-    return all(map(_is_finite, box)) and min(box[2:]) >= 0
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1e300 and math.isfinite(value)
+    return are_numbers(box, 4) and min(box[2:]) >= 0
 
 
 def _offsets(lengths: Iterable[int]) -> NDArray[np.int64]:
@@ -242,7 +232,9 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> dict[str, A
     """
     try:
         return _run_length(segmentation, height, width)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (
+        ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError
+    ) as error:  # fmt: skip
         raise ValueError(
             f"segmentation must be polygons or run lengths of {height} x {width} pixels, "
             f"got {str(segmentation)[:60]} ({error})"

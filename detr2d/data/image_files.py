@@ -7,12 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2 import functional as image_functional
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from detr2d.data.image_headers import decode_rgb, image_header, open_image
-
-FAST_FORMATS = ("JPEG", "PNG")  # for torchvision; of others, animations among them, Pillow's
 
 
 def read_image(path: Path, where: str = "") -> Tensor:
@@ -26,16 +23,12 @@ def read_image(path: Path, where: str = "") -> Tensor:
     prefix = f"{where}: " if where else ""
     content = read_bytes(path, prefix)
     complaint = f"{prefix}{path} is no readable image"
-    kind, _ = image_header(content.data, complaint)
-    if kind not in FAST_FORMATS:
+    if image_header(content.data, complaint)[0] != "JPEG":  # damaged PNGs crash torchvision
         return _read_other_format(content, complaint)
     try:
-        image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB)
+        return decode_jpeg(torch.from_numpy(content), mode=ImageReadMode.RGB)
     except RuntimeError:
-        image = _read_other_format(content, complaint)
-    if image.dtype != torch.uint8:
-        image = image_functional.to_dtype(image, torch.uint8, scale=True)
-    return image
+        return _read_other_format(content, complaint)
 
 
 def read_bytes(path: Path, prefix: str = "") -> np.ndarray:
@@ -49,6 +42,6 @@ def read_bytes(path: Path, prefix: str = "") -> np.ndarray:
 
 
 def _read_other_format(content: np.ndarray, complaint: str) -> Tensor:
-    """What torchvision does not decode (BMP, TIFF, animations, ...), through Pillow."""
-    image = decode_rgb(open_image(content.data, complaint), complaint)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    """Every format but JPEG, through Pillow."""
+    pixels = decode_rgb(open_image(content.data, complaint), complaint)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

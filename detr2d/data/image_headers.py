@@ -8,6 +8,8 @@ import warnings
 import zlib
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 MAX_PIXELS = 2**27
@@ -45,11 +47,17 @@ def open_image(content: Any, complaint: str) -> Image.Image:
     return image
 
 
-def decode_rgb(image: Image.Image, complaint: str) -> Image.Image:
-    """The decoded RGB image. Raises ValueError that starts with ``complaint``."""
+def decode_rgb(image: Image.Image, complaint: str) -> npt.NDArray[np.uint8]:
+    """The decoded image as RGB (H, W, 3); 16 bits are scaled to 8.
+
+    Raises ValueError that starts with ``complaint``.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return image.convert("RGB")
+            if not image.mode.startswith("I"):
+                return np.array(image.convert("RGB"))
+            deep = np.asarray(image).astype(np.int64) // 256
     except DECODE_ERRORS as error:
         raise ValueError(f"{complaint} ({str(error)[:200]})") from error
+    return np.repeat(deep.clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)

@@ -16,6 +16,7 @@ from torchvision.io import encode_png
 
 from detr2d.data.coco_files import modified, read_categories, read_images, read_json
 from detr2d.data.image_files import read_image
+from detr2d.data.json_files import is_integer
 
 SEGMENT_FIELDS = ("id", "category_id", "area")
 
@@ -102,7 +103,7 @@ def _check_annotation(
 ) -> None:
     """Raise ValueError if a panoptic annotation or one of its segments is missing something."""
     image = annotation.get("image_id") if isinstance(annotation, dict) else None
-    if not isinstance(image, int) or image not in rows:
+    if not is_integer(image) or image not in rows:
         raise ValueError(f"{path}: annotation of image {image}, which is not among the images")
     name = f"{path}: annotation of image {image}"
     if not isinstance(annotation.get("file_name"), str):
@@ -123,7 +124,7 @@ def _check_annotation(
 def _is_segment(segment: Any) -> bool:
     """Whether this is an object with an integer of at most 63 bits in each of the fields."""
     values = [segment.get(f) if isinstance(segment, dict) else None for f in SEGMENT_FIELDS]
-    return all(isinstance(value, int) and abs(value) < 2**63 for value in values)
+    return all(map(is_integer, values))
 
 
 def read_segment_map(path: Path, where: str) -> Tensor:
