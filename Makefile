@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   ?= outputs/demo
 
-.PHONY: env demo test test-all check format clean
+.PHONY: env demo test test-all fuzz check format clean
 env: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt overrides-py313.txt
@@ -42,6 +42,9 @@ test: env
 
 test-all: env
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+fuzz: env
+	$(BIN)/python -m tests.fuzz.runner --inputs 2100
 
 check: env
 	$(BIN)/ruff format --check .
