@@ -158,6 +158,8 @@ class Tables:
 def read_tables(root: Path, version: str) -> tuple[Tables | None, list[Finding]]:
     """All tables, and what is wrong with their form; None if a table that is needed is missing."""
     folder = root / version
+    if not folder.is_dir():
+        return None, [Finding("error", "file-missing", str(folder), "the folder does not exist")]
     findings: list[Finding] = []
     rows: dict[str, list[Row]] = {}
     for name, schema in SCHEMAS.items():

@@ -398,6 +398,7 @@ def second_image(root: Path) -> Path:
         (lambda root: (root / VERSION / "sample.json").write_text("[{"), "file-unreadable"),
         (lambda root: (root / VERSION / "ego_pose.json").unlink(), "file-missing"),
         (lambda root: (root / VERSION / "scene.json").write_text("[]"), "empty-list"),
+        (lambda root: (root / VERSION).rename(root / "tables"), "file-missing"),
         (swap_cameras, "camera-direction"),
         (swap_files, "channel-file"),
     ],
