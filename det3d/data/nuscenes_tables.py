@@ -285,7 +285,9 @@ def join_objects(
     """Boxes, labels and point counts of the objects of the ten classes, sample by sample."""
     rows = {token: row for row, (token, _, _) in enumerate(samples)}
     categories = dict(
-        read_table(tables / "category.json", lambda row: (row["token"], detection_label(row)))
+        read_table(
+            tables / "category.json", lambda row: (text_of(row, "token"), detection_label(row))
+        )
     )
     labels = dict(
         read_table(

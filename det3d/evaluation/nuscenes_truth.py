@@ -75,13 +75,18 @@ def open_objects(index: NuScenesIndex, root: Path) -> JudgedObjects:
 def read_objects(index: NuScenesIndex, tables: Path) -> JudgedObjects:
     """The annotations in the JSON tables. Raises ValueError for more than one attribute."""
     attributes = dict(
-        read_table(tables / "attribute.json", lambda r: (r["token"], text_of(r, "name")))
+        read_table(tables / "attribute.json", lambda r: (text_of(r, "token"), text_of(r, "name")))
     )
-    categories = dict(read_table(tables / "category.json", lambda r: (r["token"], judged_label(r))))
+    categories = dict(
+        read_table(tables / "category.json", lambda r: (text_of(r, "token"), judged_label(r)))
+    )
     labels = dict(
         read_table(
             tables / "instance.json",
-            lambda row: (row["token"], find(categories, row["category_token"], "category", "it")),
+            lambda row: (
+                text_of(row, "token"),
+                find(categories, row["category_token"], "category", "it"),
+            ),
         )
     )
     rows = read_table(

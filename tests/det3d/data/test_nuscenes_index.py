@@ -178,6 +178,7 @@ def test_missing_places_are_named(root: Path, tmp_path: Path) -> None:
         ("sample", "{}", ValueError, "sample.json has a row without the key"),
         ("sample", "[5]", ValueError, "sample.json is no table: expected a list of rows"),
         ("sample", "[" * 9000, ValueError, "sample.json is not valid JSON"),
+        ("category", '[{"token": [], "name": "x"}]', ValueError, "category.json: token must be a"),
         ("sensor", '[{"token": 5}]', ValueError, "sensor.json: token must be a text, got 5"),
     ],
 )
