@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   ?= outputs/demo
 
-.PHONY: env demo test test-all hostile check format clean
+.PHONY: env demo test test-all hostile fuzz check format clean
 env: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt overrides-py313.txt
@@ -46,6 +46,10 @@ test-all: env
 # Bad batches against every system, train and eval, alone and on two processes.
 hostile: env
 	$(BIN)/python -m pytest -m hostile tests/test_hostile.py
+
+# Damaged annotation, picture, weight and result files through everything that reads them.
+fuzz: env
+	$(BIN)/python -m tests.fuzz.runner --inputs 2100
 
 check: env
 	$(BIN)/ruff format --check .

@@ -22,7 +22,7 @@ def read_series(path: Path) -> Series:
     """The logged numbers of a run by name, from its ``log.jsonl`` or its folder.
 
     COCO's -1 for a figure that is not defined is left out. Raises FileNotFoundError, or ValueError
-    if nothing is logged.
+    if nothing is logged, or something that is no number.
     """
     file = path / "log.jsonl" if path.is_dir() else path
     if not file.is_file():
@@ -30,6 +30,8 @@ def read_series(path: Path) -> Series:
     series: Series = {}
     for record in read_log(file):
         for name, value in flatten(record):
+            if not isinstance(value, int | float):
+                raise ValueError(f"{file}: {name} must be a number, got {str(value)[:60]}")
             if name not in SKIPPED and not (name.startswith("metrics/") and value == -1):
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(record["step"])

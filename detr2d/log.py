@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from detr2d.checkpoints.files import write_atomically
+from detr2d.data.json_files import is_integer
 
 
 @dataclass
@@ -110,13 +111,18 @@ class RunLog:
 
 
 def read_log(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
-    """Records of a ``log.jsonl`` up to ``last_step``; a line cut off by a crash ends the list."""
+    """Records of a ``log.jsonl`` up to ``last_step``; a line cut off by a crash ends the list.
+
+    Raises ValueError for a line that is something else.
+    """
     records: list[dict[str, Any]] = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             break
+        if not isinstance(record, dict) or not is_integer(record.get("step")):
+            raise ValueError(f"{path}: a line must be an object with a step, got {line[:60]}")
         if last_step is None or record["step"] <= last_step:
             records.append(record)
     return records

@@ -23,8 +23,12 @@ from det3d.data.transforms import Augmentation
 from det3d.evaluation.nuscenes import NuScenesEvaluator
 from det3d.evaluation.nuscenes_arrays import ArrayEvaluator
 from det3d.geometry import transform_points
+from det3d.results.points import read_points
 from det3d.structures import SceneBatch, concatenate_scenes
 from detr2d.config import DataConfig
+from detr2d.data.image_files import read_bytes
+from detr2d.data.image_headers import image_header
+from detr2d.data.paths import below
 from detr2d.structures import Targets, pad_stack
 
 CAMERAS = (
@@ -212,10 +216,9 @@ class NuScenesDataset(Dataset[SceneBatch]):
     def lidar_points(self, item: int) -> Tensor:
         """Points (N, 5) of the key frame: x, y, z in metres in ref, intensity, ring."""
         row = int(self.row_numbers[item])
-        path = self.root / str(self.index.lidar_files[row], "utf-8")
-        if not path.is_file():
-            raise FileNotFoundError(f"sample {self._token(row)}: lidar file {path} is missing")
-        points = torch.from_numpy(np.fromfile(path, dtype=np.float32).reshape(-1, 5))
+        where = f"sample {self._token(row)}"
+        path = below(self.root, str(self.index.lidar_files[row], "utf-8"), where)
+        points = torch.from_numpy(read_points(path, 5, where))
         ref_from_lidar = torch.tensor(self.index.ref_from_lidar[row]).float()
         return torch.cat([transform_points(ref_from_lidar, points[:, :3]), points[:, 3:]], dim=1)
 
@@ -232,7 +235,9 @@ class NuScenesDataset(Dataset[SceneBatch]):
             file = str(self.index.image_files[row, column], "utf-8")
             where = f"sample {self._token(row)}, camera {self.cameras[view]}"
             images.append(
-                frame_image(read_image(self.root / file, tuple(sizes[view]), where), window)
+                frame_image(
+                    read_image(below(self.root, file, where), tuple(sizes[view]), where), window
+                )
                 if file
                 else torch.zeros(3, *window.size, dtype=torch.uint8)
             )
@@ -268,16 +273,15 @@ def read_image(path: Path, size: tuple[int, ...], where: str) -> Tensor:
     """An image file as RGB uint8 (3, height, width).
 
     Raises FileNotFoundError or ValueError naming ``where`` if the file is missing, cannot be
-    decoded or does not have the (height, width) of its table row.
+    decoded, claims too many pixels or does not have the (height, width) of its table row.
     """
-    try:
-        content = np.fromfile(path, dtype=np.uint8)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{where}: image file {path} is missing") from error
+    content = read_bytes(path, f"{where}: ")
+    complaint = f"{where}: {path} is no readable image"
+    image_header(content.data, complaint)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(content, flags) if content.size else None
+    pixels = cv2.imdecode(content, flags)
     if pixels is None:
-        raise ValueError(f"{where}: {path} is no readable image")
+        raise ValueError(complaint)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     if tuple(image.shape[1:]) != size:
         raise ValueError(

@@ -20,6 +20,8 @@ import torch
 from det3d.boxes import transform_boxes
 from det3d.data.nuscenes_index import DETECTION_CLASSES, RefFrame
 from det3d.geometry import invert_transform, make_transform, quaternion_to_rotation
+from detr2d.data.image_headers import MAX_PIXELS
+from detr2d.data.json_files import are_numbers, are_texts, is_integer, load_json
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
@@ -47,19 +49,56 @@ class SensorData:
     size: tuple[int, int]
 
 
+class Kept:
+    """What a row was reduced to; tells rows from whatever else stands in a list."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def text_of(row: Row, key: str) -> str:
+    """A text of a row. Raises ValueError if it is none."""
+    if not isinstance(row[key], str):
+        raise ValueError(f"{key} must be a text, got {str(row[key])[:60]}")
+    return row[key]
+
+
+def integer_of(row: Row, key: str) -> int:
+    """A whole number of a row. Raises ValueError if it is none."""
+    if not is_integer(row[key]):
+        raise ValueError(f"{key} must be an integer, got {str(row[key])[:60]}")
+    return row[key]
+
+
+def numbers_of(row: Row, key: str, count: int) -> list[float]:
+    """Finite numbers of a row. Raises ValueError if they are not so many."""
+    if not are_numbers(row[key], count):
+        raise ValueError(f"{key} must be {count} finite numbers, got {str(row[key])[:60]}")
+    return row[key]
+
+
 def read_table(path: Path, keep: Callable[[Row], T | None]) -> list[T]:
     """The rows of a JSON table, each reduced by ``keep``; rows that become None are dropped.
 
-    Raises ValueError naming the file if it is not JSON or a row lacks a key.
+    Raises ValueError naming the file if it is not JSON, or if a row lacks a key or has something
+    else under it.
     """
     try:
         with path.open(encoding="utf-8") as file:
-            rows = json.load(file, object_hook=keep)
-    except json.JSONDecodeError as error:
+            rows = json.load(file, object_hook=lambda row: Kept(keep(row)))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     except KeyError as error:
         raise ValueError(f"{path} has a row without the key {error}") from error
-    return [row for row in rows if row is not None]
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} has a malformed row: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, Kept) for row in rows):
+        raise ValueError(f"{path} is no table: expected a list of rows")
+    return [row.value for row in rows if row.value is not None]
 
 
 def find(mapping: Mapping[str, T], token: str, table: str, user: str) -> T:
@@ -72,22 +111,24 @@ def find(mapping: Mapping[str, T], token: str, table: str, user: str) -> T:
 def build_index(tables: Path, ref: RefFrame) -> tuple[dict[str, Array], dict[str, Any]]:
     """Arrays and metadata of ``NuScenesIndex`` from a folder of tables."""
     channels = dict(
-        read_table(tables / "sensor.json", lambda row: (row["token"], sensor_channel(row)))
+        read_table(tables / "sensor.json", lambda row: (text_of(row, "token"), sensor_channel(row)))
     )
     calibrations = dict(
         read_table(
             tables / "calibrated_sensor.json",
             lambda row: (
-                row["token"],
+                text_of(row, "token"),
                 (
-                    find(channels, row["sensor_token"], "sensor", "a calibrated_sensor"),
+                    find(channels, text_of(row, "sensor_token"), "sensor", "a calibrated_sensor"),
                     pose_of(row),
-                    row["camera_intrinsic"],
+                    intrinsics_of(row),
                 ),
             ),
         )
     )
-    scenes = read_table(tables / "scene.json", lambda row: (row["token"], row["name"]))
+    scenes = read_table(
+        tables / "scene.json", lambda row: (text_of(row, "token"), text_of(row, "name"))
+    )
     samples = read_samples(tables, [token for token, _ in scenes])
     sample_rows = {token: row for row, (token, _, _) in enumerate(samples)}
     data = read_key_frames(tables, calibrations, sample_rows)
@@ -95,7 +136,7 @@ def build_index(tables: Path, ref: RefFrame) -> tuple[dict[str, Array], dict[str
     poses = dict(
         read_table(
             tables / "ego_pose.json",
-            lambda row: (row["token"], pose_of(row)) if row["token"] in wanted else None,
+            lambda row: (row["token"], pose_of(row)) if text_of(row, "token") in wanted else None,
         )
     )
     cameras = sorted({channel for channel in channels.values() if channel and channel != LIDAR})
@@ -114,21 +155,33 @@ def build_index(tables: Path, ref: RefFrame) -> tuple[dict[str, Array], dict[str
 
 def sensor_channel(row: Row) -> str:
     """The channel of a camera or of the reference lidar; empty for sensors that are not read."""
-    return row["channel"] if row["modality"] == "camera" or row["channel"] == LIDAR else ""
+    channel = text_of(row, "channel")
+    return channel if row["modality"] == "camera" or channel == LIDAR else ""
+
+
+def intrinsics_of(row: Row) -> list[list[float]]:
+    """The intrinsics of a calibration, nothing for what is no camera."""
+    matrix = row["camera_intrinsic"]
+    if matrix != [] and not (len(matrix) == 3 and all(are_numbers(line, 3) for line in matrix)):
+        raise ValueError(f"camera_intrinsic must be 3 x 3 numbers, got {str(matrix)[:60]}")
+    return matrix
 
 
 def pose_of(row: Row) -> tuple[float, ...]:
     """Translation and quaternion (w, x, y, z) of a pose or calibration: 7 numbers."""
-    return (*row["translation"], *row["rotation"])
+    return (*numbers_of(row, "translation", 3), *numbers_of(row, "rotation", 4))
 
 
 def read_samples(tables: Path, scenes: list[str]) -> list[tuple[str, int, int]]:
     """(token, row of the scene, time in microseconds) of each sample, by scene, then time."""
     scene_rows = {token: row for row, token in enumerate(scenes)}
-    rows = read_table(
-        tables / "sample.json",
-        lambda row: (row["token"], row["scene_token"], row["timestamp"]),
-    )
+
+    def keep(row: Row) -> tuple[str, str, int]:
+        return text_of(row, "token"), text_of(row, "scene_token"), integer_of(row, "timestamp")
+
+    rows = read_table(tables / "sample.json", keep)
+    if len({token for token, _, _ in rows}) < len(rows):
+        raise ValueError(f"{tables / 'sample.json'} has a token that stands twice")
     samples = [
         (token, find(scene_rows, scene, "scene", f"sample {token}"), time)
         for token, scene, time in rows
@@ -144,17 +197,19 @@ def read_key_frames(
     def keep(row: Row) -> SensorData | None:
         if not row["is_key_frame"]:
             return None
-        calibration = row["calibrated_sensor_token"]
+        calibration = text_of(row, "calibrated_sensor_token")
         user = f"sample_data {row['token']}"
         channel = find(calibrations, calibration, "calibrated_sensor", user)[0]
         if not channel:
             return None
-        find(samples_by_token, row["sample_token"], "sample", user)
+        sample = text_of(row, "sample_token")
+        find(samples_by_token, sample, "sample", user)
         size = (int(row.get("height") or 0), int(row.get("width") or 0))
-        pose, time = row["ego_pose_token"], row["timestamp"]
-        return SensorData(
-            row["sample_token"], channel, calibration, pose, time, row["filename"], size
-        )
+        if min(size) < 0 or size[0] * size[1] > MAX_PIXELS:
+            raise ValueError(f"{user}: height and width must be pixels, got {size}")
+        pose, time = text_of(row, "ego_pose_token"), integer_of(row, "timestamp")
+        file = text_of(row, "filename")
+        return SensorData(sample, channel, calibration, pose, time, file, size)
 
     samples_by_token = dict.fromkeys(samples)
     return read_table(tables / "sample_data.json", keep)
@@ -199,7 +254,10 @@ def join_sensors(
     column = [cameras.index(item.channel) for item in images]
     camera_from_global = invert_transform(to_global(images) @ to_ego(images))
     camera_from_ref = camera_from_global @ (global_from_ego @ ego_from_ref)[row]
-    intrinsics = [np.reshape(calibrations[item.calibration][2], (3, 3)) for item in images]
+    lacking = [item.channel for item in images if not calibrations[item.calibration][2]]
+    if lacking:
+        raise ValueError(f"camera {lacking[0]} has no camera_intrinsic")
+    intrinsics = [calibrations[item.calibration][2] for item in images]
     lead = (len(samples), len(cameras))
 
     def scatter(values: Any, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -227,13 +285,15 @@ def join_objects(
     """Boxes, labels and point counts of the objects of the ten classes, sample by sample."""
     rows = {token: row for row, (token, _, _) in enumerate(samples)}
     categories = dict(
-        read_table(tables / "category.json", lambda row: (row["token"], detection_label(row)))
+        read_table(
+            tables / "category.json", lambda row: (text_of(row, "token"), detection_label(row))
+        )
     )
     labels = dict(
         read_table(
             tables / "instance.json",
             lambda row: (
-                row["token"],
+                text_of(row, "token"),
                 find(categories, row["category_token"], "category", f"instance {row['token']}"),
             ),
         )
@@ -245,9 +305,9 @@ def join_objects(
         if label < 0:
             return None
         sample = find(rows, row["sample_token"], "sample", user)
-        points = row["num_lidar_pts"] + row["num_radar_pts"]
-        numbers = (*row["translation"], *row["size"], *row["rotation"])
-        return row["token"], row["prev"], row["next"], sample, label, points, numbers
+        points = integer_of(row, "num_lidar_pts") + integer_of(row, "num_radar_pts")
+        before, after = text_of(row, "prev"), text_of(row, "next")
+        return text_of(row, "token"), before, after, sample, label, points, box_of(row)
 
     kept = read_table(tables / "sample_annotation.json", keep)
     columns = list(zip(*kept, strict=True)) if kept else [()] * 7
@@ -270,6 +330,12 @@ def join_objects(
         "object_labels": np.array(columns[4], dtype=np.int64)[order],
         "object_points": np.array(columns[5], dtype=np.int64)[order],
     }
+
+
+def box_of(row: Row) -> tuple[float, ...]:
+    """Centre, width, length, height and quaternion of an annotation: 10 numbers."""
+    place, turn = numbers_of(row, "translation", 3), numbers_of(row, "rotation", 4)
+    return (*place, *numbers_of(row, "size", 3), *turn)
 
 
 def velocities(centres: Array, times: Array, before: Array, after: Array) -> Array:
@@ -325,6 +391,9 @@ def scene_splits(tables: Path, scenes: list[str]) -> dict[str, list[str]]:
     splits = {name: official[name] for name in VERSION_SPLITS.get(suffix, ())}
     custom = tables / "splits.json"
     if custom.is_file():
-        splits |= json.loads(custom.read_text())
+        own = load_json(custom)
+        if not isinstance(own, dict) or not all(map(are_texts, own.values())):
+            raise ValueError(f"{custom} must be an object of lists of scene names")
+        splits |= own
     present = set(scenes)
     return {name: [s for s in members if s in present] for name, members in splits.items()}

@@ -16,7 +16,15 @@ import numpy as np
 import torch
 
 from det3d.data.nuscenes_index import NuScenesIndex
-from det3d.data.nuscenes_tables import detection_label, find, read_table, velocities
+from det3d.data.nuscenes_tables import (
+    box_of,
+    detection_label,
+    find,
+    integer_of,
+    read_table,
+    text_of,
+    velocities,
+)
 from det3d.geometry import quaternion_to_rotation
 
 Array = np.ndarray
@@ -66,12 +74,19 @@ def open_objects(index: NuScenesIndex, root: Path) -> JudgedObjects:
 
 def read_objects(index: NuScenesIndex, tables: Path) -> JudgedObjects:
     """The annotations in the JSON tables. Raises ValueError for more than one attribute."""
-    attributes = dict(read_table(tables / "attribute.json", lambda r: (r["token"], r["name"])))
-    categories = dict(read_table(tables / "category.json", lambda r: (r["token"], judged_label(r))))
+    attributes = dict(
+        read_table(tables / "attribute.json", lambda r: (text_of(r, "token"), text_of(r, "name")))
+    )
+    categories = dict(
+        read_table(tables / "category.json", lambda r: (text_of(r, "token"), judged_label(r)))
+    )
     labels = dict(
         read_table(
             tables / "instance.json",
-            lambda row: (row["token"], find(categories, row["category_token"], "category", "it")),
+            lambda row: (
+                text_of(row, "token"),
+                find(categories, row["category_token"], "category", "it"),
+            ),
         )
     )
     rows = read_table(
@@ -115,10 +130,10 @@ def _keep(
         if len(names) > 1 and label != RACK:
             raise ValueError(f"{user} has {len(names)} attributes, expected one at most")
         sample = find(samples, row["sample_token"], "sample", user)
-        points = row["num_lidar_pts"] + row["num_radar_pts"]
-        numbers = (*row["translation"], *row["size"], *row["rotation"])
+        points = integer_of(row, "num_lidar_pts") + integer_of(row, "num_radar_pts")
+        before, after = text_of(row, "prev"), text_of(row, "next")
         name = names[0] if names else ""
-        return row["token"], row["prev"], row["next"], sample, label, points, numbers, name
+        return text_of(row, "token"), before, after, sample, label, points, box_of(row), name
 
     return keep
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from det3d.results.geometry import Array
+from detr2d.data.image_headers import MAX_PIXELS
+from detr2d.data.json_files import is_number, load_json
 
 FORMAT, VERSION = "multicamera-results", 1
 LENSES = ("pinhole",)
@@ -143,10 +146,7 @@ def read_results(path: Path) -> Results:
     """Read a result file. Raises FileNotFoundError, or ValueError naming frame and key."""
     if not path.is_file():
         raise FileNotFoundError(f"result file {path} is missing")
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+    content = load_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         hint = ""
         if isinstance(content, dict) and "results" in content:
@@ -155,16 +155,16 @@ def read_results(path: Path) -> Results:
     if content.get("version") != VERSION:
         raise ValueError(f"{path} has version {content.get('version')!r}, expected {VERSION}")
     try:
-        classes = tuple(Category(c["name"], c.get("range")) for c in content["classes"])
+        classes = tuple(_category_from_json(category) for category in content["classes"])
         frames = tuple(_frame_from_json(frame, len(classes)) for frame in content["frames"])
-        root = path.parent / content["image_root"]
+        root = path.parent / _text(content["image_root"], "image_root", "it")
+        forward, source = float(content.get("forward", 0.0)), str(content.get("source", ""))
     except KeyError as error:
         raise ValueError(f"{path} lacks the key {error}") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from error
-    if not frames:
-        raise ValueError(f"{path} has no frames")
-    forward, source = float(content.get("forward", 0.0)), str(content.get("source", ""))
+    if not frames or not math.isfinite(forward):
+        raise ValueError(f"{path} has no frames, or no finite forward direction")
     return Results(classes, frames, root, forward, source)
 
 
@@ -229,21 +229,23 @@ def _number(value: float) -> float | int | None:
 
 
 def _frame_from_json(content: Mapping[str, Json], num_classes: int) -> Frame:
-    token = content["token"]
+    token = _text(content["token"], "token", "a frame")
     where = f"frame {token}"
-    lidar = content.get("lidar")
+    lidar, time = content.get("lidar"), content.get("time", 0.0)
+    if not is_number(time):
+        raise ValueError(f"{where}: time must be a number of seconds, got {str(time)[:60]}")
     return Frame(
         token=token,
-        scene=content.get("scene", ""),
-        time=float(content.get("time", 0.0)),
+        scene=_text(content.get("scene", ""), "scene", where),
+        time=float(time),
         cameras=tuple(_camera_from_json(camera, where) for camera in content["cameras"]),
-        ego_from_ref=_array(content.get("ego_from_ref", np.eye(4)), (4, 4), "ego_from_ref", where),
-        global_from_ref=_array(
-            content.get("global_from_ref", np.eye(4)), (4, 4), "global_from_ref", where
+        ego_from_ref=_matrix(content.get("ego_from_ref", np.eye(4)), 4, "ego_from_ref", where),
+        global_from_ref=_matrix(
+            content.get("global_from_ref", np.eye(4)), 4, "global_from_ref", where
         ),
         detections=_objects_from_json(content, "detections", num_classes, where),
         ground_truth=_objects_from_json(content, "ground_truth", num_classes, where),
-        lidar=lidar["file"] if lidar else None,
+        lidar=_text(lidar["file"], "file of lidar", where) if lidar else None,
         lidar_columns=int(lidar["columns"]) if lidar else 5,
     )
 
@@ -253,13 +255,16 @@ def _camera_from_json(content: Mapping[str, Json], where: str) -> Camera:
     lens = content.get("lens", "pinhole")
     if lens not in LENSES:
         raise ValueError(f"{where}: lens must be one of {', '.join(LENSES)}, got {lens!r}")
+    width, height = int(content["width"]), int(content["height"])
+    if min(width, height) < 1 or width * height > MAX_PIXELS:
+        raise ValueError(f"{where}: width and height must be pixels, got {width} and {height}")
     return Camera(
-        name=content["name"],
-        image=content["image"],
-        width=int(content["width"]),
-        height=int(content["height"]),
-        intrinsics=_array(content["intrinsics"], (3, 3), "intrinsics", where),
-        camera_from_ref=_array(content["camera_from_ref"], (4, 4), "camera_from_ref", where),
+        name=_text(content["name"], "name", where),
+        image=_text(content["image"], "image", where),
+        width=width,
+        height=height,
+        intrinsics=_matrix(content["intrinsics"], 3, "intrinsics", where),
+        camera_from_ref=_matrix(content["camera_from_ref"], 4, "camera_from_ref", where),
         lens=lens,
     )
 
@@ -276,7 +281,7 @@ def _objects_from_json(
     if count and not (labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(f"{where}: labels must be in [0, {num_classes}), got {labels.tolist()}")
     boxes = _array(content["boxes"], (count, 9), "boxes", where)
-    if not np.isfinite(boxes[:, :7]).all():
+    if not np.isfinite(boxes[:, :7]).all() or np.isinf(boxes).any():
         raise ValueError(f"{where}: only velocities may be unknown, a box has another null")
     scores = content.get("scores")
     objects = Objects(
@@ -297,6 +302,26 @@ def _array(value: Json, shape: tuple[int, ...], key: str, where: str) -> Array:
     if array.shape != shape:
         raise ValueError(f"{where}: {key} must have shape {shape}, got {array.shape}")
     return array
+
+
+def _matrix(value: Json, side: int, key: str, where: str) -> Array:
+    matrix = _array(value, (side, side), key, where)
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{where}: {key} has a number that is not finite")
+    return matrix
+
+
+def _text(value: Json, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {key} must be a text, got {str(value)[:60]}")
+    return value
+
+
+def _category_from_json(content: Mapping[str, Json]) -> Category:
+    name, reach = _text(content["name"], "name", "a class"), content.get("range")
+    if reach is not None and not is_number(reach):
+        raise ValueError(f"class {name}: range must be metres or null, got {str(reach)[:60]}")
+    return Category(name, reach)
 
 
 def _texts(value: Sequence[Json] | None, count: int, key: str, where: str) -> Any:

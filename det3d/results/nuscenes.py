@@ -24,6 +24,7 @@ from det3d.results.geometry import (
     quaternions,
     transform_boxes,
 )
+from detr2d.data.json_files import are_numbers, is_number, load_json
 
 MOVING_SPEED = 0.2  # m/s; slower objects get the attribute of a resting one
 CLASS_RANGES = {  # metres around the ego vehicle within which a class is judged
@@ -89,6 +90,9 @@ def from_official(boxes: Iterable[Mapping[str, Any]], global_from_ref: Array) ->
 
     Raises KeyError or ValueError for boxes that are not complete.
     """
+    boxes = list(boxes)
+    for box in boxes:
+        _check_box(box)
     ordered = sorted(boxes, key=lambda box: -box["detection_score"])
     turns = np.array([box["rotation"] for box in ordered], dtype=np.float64).reshape(-1, 4)
     numbers = np.hstack(
@@ -112,6 +116,20 @@ def from_official(boxes: Iterable[Mapping[str, Any]], global_from_ref: Array) ->
     )
 
 
+def _check_box(box: Mapping[str, Any]) -> None:
+    """Raise ValueError if a box has not the numbers of its keys; an unknown velocity is NaN."""
+    for key, count in (("translation", 3), ("size", 3), ("rotation", 4)):
+        if not are_numbers(box[key], count):
+            raise ValueError(f"{key} must be {count} finite numbers, got {str(box[key])[:60]}")
+    velocity = box["velocity"]
+    if not isinstance(velocity, list) or len(velocity) != 2:
+        raise ValueError(f"velocity must be 2 numbers, got {str(velocity)[:60]}")
+    if any(isinstance(speed, int | float) and abs(speed) > 1e300 for speed in velocity):
+        raise ValueError(f"velocity must not be infinite, got {velocity}")
+    if not is_number(box["detection_score"]):
+        raise ValueError(f"detection_score must be a number, got {box['detection_score']!r}")
+
+
 def submission(results: Results) -> dict[str, list[ResultBox]]:
     """The boxes by sample token of an official submission. Raises ValueError for other classes."""
     if results.names != DETECTION_CLASSES:
@@ -129,10 +147,7 @@ def read_submission(path: Path) -> dict[str, list[dict[str, Any]]]:
 
     Raises ValueError if the file is not one.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+    content = load_json(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("results"), Mapping):
         raise ValueError(f'{path} is no nuScenes submission: expected {{"meta", "results"}}')
     return dict(content["results"])

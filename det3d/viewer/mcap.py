@@ -14,8 +14,10 @@ import numpy as np
 
 from det3d.results.format import Camera, Frame, Objects, Results
 from det3d.results.geometry import Array, box_rotations, invert_transform, quaternions
+from det3d.results.points import read_points
 from det3d.viewer.page import embedded_image
 from det3d.visualization.palette import class_color
+from detr2d.data.paths import below
 
 
 def write_mcap(results: Results, path: Path, *, camera_width: int, min_score: float) -> int:
@@ -61,8 +63,9 @@ def frame_messages(
     for camera in frame.cameras:
         yield from camera_messages(results.image_root, camera, camera_width, now)
     if frame.lidar is not None:
-        points = np.fromfile(results.image_root / frame.lidar, dtype="<f4")
-        xyz = np.ascontiguousarray(points.reshape(-1, frame.lidar_columns)[:, :3])
+        where = f"frame {frame.token}"
+        path = below(results.image_root, frame.lidar, where)
+        xyz = np.ascontiguousarray(read_points(path, frame.lidar_columns, where)[:, :3])
         yield "/lidar", channels.PointCloudChannel, point_cloud(xyz, now)
     found = frame.detections
     if found is not None and found.scores is not None:

@@ -22,8 +22,11 @@ from PIL import Image
 
 from det3d.results.format import Camera, Frame, Objects, Results
 from det3d.results.geometry import Array, camera_azimuth, invert_transform
+from det3d.results.points import read_points
 from det3d.visualization.layout import camera_rows
 from det3d.visualization.palette import class_color
+from detr2d.data.image_headers import decode_rgb, open_image
+from detr2d.data.paths import below
 
 SCRIPTS = ("geometry.js", "matching.js", "views.js", "details.js", "data.js", "main.js")
 JPEG_QUALITY = 82
@@ -153,27 +156,27 @@ def embedded_files(results: Results, slots: dict[str, int], style: PageStyle) ->
             where = f'id="image-{number}-{slots[camera.name]}" data-type="{kind}"'
             yield f'<script type="text/plain" {where}>{base64.b64encode(content).decode()}</script>'
         if frame.lidar is not None and style.lidar_points:
-            points = embedded_points(
-                results.image_root / frame.lidar, frame.lidar_columns, style.lidar_points
-            )
+            path = below(results.image_root, frame.lidar, f"frame {frame.token}")
+            points = embedded_points(path, frame.lidar_columns, style.lidar_points)
             text = base64.b64encode(points.tobytes()).decode()
             yield f'<script type="text/plain" id="lidar-{number}">{text}</script>'
 
 
 def embedded_image(root: Path, camera: Camera, width: int) -> tuple[str, bytes]:
     """Media type and bytes of a camera's image, at most ``width`` pixels wide."""
-    path = root / camera.image
+    path = below(root, camera.image, f"camera {camera.name}")
     if not path.is_file():
         raise FileNotFoundError(
             f"image {path} of camera {camera.name} is missing; --root names another folder"
         )
-    if camera.width <= width and path.suffix.lower() in (".jpg", ".jpeg"):
-        return "image/jpeg", path.read_bytes()
-    with Image.open(path) as image:
-        size = (width, round(camera.height * width / camera.width))
-        small = image.convert("RGB")
-        if camera.width > width:
-            small = small.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    complaint, content = f"{path} is no readable image", path.read_bytes()
+    image = open_image(content, complaint)
+    if camera.width <= width and image.format == "JPEG":
+        return "image/jpeg", content
+    small = Image.fromarray(decode_rgb(image, complaint))
+    if camera.width > width:
+        size = (width, max(1, round(camera.height * width / camera.width)))
+        small = small.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return "image/jpeg", buffer.getvalue()
@@ -183,10 +186,7 @@ def embedded_points(path: Path, columns: int, count: int) -> Array:
     """At most ``count`` lidar points as int16 centimetres (N, 3), those of the vehicle left out."""
     if not path.is_file():
         raise FileNotFoundError(f"lidar file {path} is missing; --lidar-points 0 leaves it out")
-    points = np.fromfile(path, dtype="<f4")
-    if points.size % columns:
-        raise ValueError(f"lidar file {path} is no list of {columns} float32 numbers a point")
-    xyz = points.reshape(-1, columns)[:, :3]
+    xyz = read_points(path, columns, "lidar")[:, :3]
     distance = np.hypot(xyz[:, 0], xyz[:, 1])
     kept = xyz[(distance > 2.5) & (distance < 120)]
     chosen = np.linspace(0, len(kept) - 1, min(count, len(kept))).astype(int)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from det3d.cameras import CameraRig
@@ -10,9 +9,11 @@ from det3d.data.framing import Window, frame_image
 from det3d.data.nuscenes import read_image
 from det3d.evaluation.nuscenes import to_detections
 from det3d.results.format import Camera, Frame, Results
+from det3d.results.points import read_points
 from det3d.structures import SceneBatch
 from det3d.visualization.contents import Contents
 from det3d.visualization.nuscenes import channel_words
+from detr2d.data.paths import below
 from detr2d.structures import Targets
 
 
@@ -94,7 +95,7 @@ class ResultSource:
     def image(self, frame: Frame, camera: Camera) -> torch.Tensor:
         """The image (3, height, width) of a camera."""
         where = f"frame {frame.token}, camera {camera.name}"
-        path = self.results.image_root / camera.image
+        path = below(self.results.image_root, camera.image, where)
         size = (camera.height, camera.width)
         return frame_image(read_image(path, size, where), Window(size, (0, 0), size))
 
@@ -102,8 +103,6 @@ class ResultSource:
         """Points (N, columns) of a frame, if it has any."""
         if frame.lidar is None:
             return None
-        path = self.results.image_root / frame.lidar
-        if not path.is_file():
-            raise FileNotFoundError(f"frame {frame.token}: lidar file {path} is missing")
-        points = np.fromfile(path, dtype="<f4").reshape(-1, frame.lidar_columns)
-        return torch.from_numpy(points)
+        where = f"frame {frame.token}"
+        path = below(self.results.image_root, frame.lidar, where)
+        return torch.from_numpy(read_points(path, frame.lidar_columns, where))

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ import detr2d
 STATE_FORMAT = "detr2d training state 1"
 STATE_FILE = "state.pt"
 WEIGHTS_FILE = "model.safetensors"
+BROKEN = (
+    RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, TypeError, KeyError,
+    IndexError, AttributeError, AssertionError, OverflowError, MemoryError, struct.error,
+)  # fmt: skip
+"""What torch raises for checkpoints that are cut off or damaged."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +123,11 @@ def load_state(path: Path) -> tuple[dict[str, Any], Origin]:
     file = path / STATE_FILE
     state = load_plain(file, "training state")
     ours = isinstance(state, dict) and state.get("format") == STATE_FORMAT
-    if not ours or not {"step", "origin"} <= state.keys():
+    if not ours:
         raise ValueError(f"{file} is not a training state of this library ({STATE_FORMAT})")
-    return state, read_description(state["origin"])
+    if not {"origin", "model", "step"} <= state.keys():
+        raise ValueError(f"training state {file} is truncated: it lacks origin, model or step")
+    return state, read_description(file, state["origin"])
 
 
 def load_plain(file: Path, what: str) -> Any:
@@ -135,7 +143,7 @@ def load_plain(file: Path, what: str) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{what} {file} does not exist") from None
-    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (*BROKEN, zipfile.BadZipFile) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"{what} {file} is truncated or foreign: {reason}") from error
     raise ValueError(f"{what} {file} is damaged: the checksum of {damaged} does not fit")
@@ -153,7 +161,7 @@ def read_origin(path: Path) -> Origin:
         metadata = file.metadata() or {}
     if not {"config", "classes", "version"} <= metadata.keys():
         raise ValueError(f"{path} carries no config: it was not exported by tools/train.py")
-    return read_description(metadata)
+    return read_description(path, metadata)
 
 
 def weight_names(path: Path) -> tuple[str, ...]:
@@ -162,14 +170,22 @@ def weight_names(path: Path) -> tuple[str, ...]:
         return tuple(file.keys())
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name. Raises ValueError if it is none."""
+    with _open_weights(path) as file:
+        try:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, *BROKEN) as error:
+            raise ValueError(f"{path} is broken: {str(error)[:200]}") from error
+
+
 def load_weights(model: nn.Module, path: Path, keep: tuple[str, ...] = ()) -> None:
     """Load exported weights into ``model``; both must hold the same keys and shapes.
 
     Keys that start with one of ``keep`` stay as they are in the model. Raises ValueError that
     names the file and every missing, unexpected and mis-shaped key.
     """
-    with _open_weights(path) as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights = read_weights(path)
     expected = model.state_dict()
     kept = {name: tensor for name, tensor in expected.items() if name.startswith(keep)}
     weights = {n: tensor for n, tensor in weights.items() if not n.startswith(keep)} | kept
@@ -190,7 +206,7 @@ def _open_weights(path: Path) -> Any:
         raise FileNotFoundError(f"weights {path} not found: expected a model.safetensors file")
     try:
         return safe_open(path, framework="pt")
-    except SafetensorError as error:
+    except (SafetensorError, *BROKEN) as error:
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
 
 
@@ -203,10 +219,13 @@ def describe_origin(origin: Origin) -> dict[str, str]:
     }
 
 
-def read_description(described: Mapping[str, str]) -> Origin:
-    """The origin that ``describe_origin`` described."""
-    return Origin(
-        config=json.loads(described["config"]),
-        classes=tuple(json.loads(described["classes"])),
-        version=described["version"],
-    )
+def read_description(path: Path, described: Mapping[str, str]) -> Origin:
+    """The origin that ``describe_origin`` described. Raises ValueError that names ``path``."""
+    try:
+        config, classes = json.loads(described["config"]), json.loads(described["classes"])
+        whole = isinstance(config, dict) and isinstance(classes, list)
+        if whole and all(isinstance(name, str) for name in classes):
+            return Origin(config, tuple(classes), str(described["version"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} does not say where it comes from: {error}") from error
+    raise ValueError(f"{path} does not say where it comes from: config or classes are malformed")

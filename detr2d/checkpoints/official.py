@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from detr2d.checkpoints.files import BROKEN
 
 # Values that official files hold beside tensors: options and numpy numbers, which are pickled as
 # a call to the function found here (its module differs between numpy 1 and 2).
@@ -33,7 +34,7 @@ def read_official(path: Path, *, averaged: bool = False) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except BROKEN as error:
         # torch's own message advises to read the file in the unsafe way.
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it would run {unsafe[1]}" if unsafe else "it is truncated or no checkpoint"

@@ -17,6 +17,7 @@ from torchvision.ops import box_convert
 from detr2d.config import DataConfig
 from detr2d.data.coco_files import CocoFile, LabelMap, map_labels, read_coco
 from detr2d.data.image_files import read_image
+from detr2d.data.paths import below
 from detr2d.data.randomness import ItemRandomness
 from detr2d.data.transforms import (
     Resolution,
@@ -168,9 +169,8 @@ class CocoDataset(Dataset[ImageBatch]):
 
     def _read_image(self, row: int) -> Tensor:
         where = f"{self.file.path}: image {self.file.image_ids[row]}"
-        return read_image_of_size(
-            self.images / self.file.file_names[row], self.file.sizes[row].tolist(), where
-        )
+        path = below(self.images, self.file.file_names[row], where)
+        return read_image_of_size(path, self.file.sizes[row].tolist(), where)
 
 
 def read_image_of_size(path: Path, size: Sequence[int], where: str) -> Tensor:

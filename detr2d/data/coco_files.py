@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import marshal
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,11 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 from torch import Tensor
+
+from detr2d.data.image_headers import MAX_PIXELS
+from detr2d.data.json_files import are_numbers, is_integer, is_number, load_json
+
+FARTHEST = 1e5  # pixels that a polygon may reach from the origin
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,9 @@ class CocoFile:
         segmentation = marshal.loads(self.segments[start:stop])
         height, width = self.sizes[row].tolist()
         try:
-            return _run_length(segmentation, height, width)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise ValueError(
-                f"{self.path}: annotation {self.ids[position]}: segmentation must be polygons or "
-                f"run lengths of {height} x {width} pixels, got {str(segmentation)[:60]} ({error})"
-            ) from error
+            return read_segmentation(segmentation, height, width)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: annotation {self.ids[position]}: {error}") from error
 
     def masks(self, row: int, positions: Iterable[int]) -> Tensor:
         """Masks (T, H, W) bool of annotations of image ``row``, at the file's image size."""
@@ -105,6 +105,8 @@ def _read_coco(path: Path, modified: int) -> CocoFile:
     rows, sizes = read_images(path, content["images"])
     groups: list[list[Mapping[str, Any]]] = [[] for _ in rows]
     for annotation in content["annotations"]:
+        if not isinstance(annotation, dict):
+            raise ValueError(f"{path}: an annotation must be an object, got {str(annotation)[:60]}")
         name = f"{path}: annotation {annotation.get('id', annotation)}"
         _check_annotation(name, annotation, rows, known)
         groups[rows[annotation["image_id"]]].append(annotation)
@@ -136,10 +138,7 @@ def _read_coco(path: Path, modified: int) -> CocoFile:
 
 def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """A JSON object with lists under ``keys``. Raises ValueError naming the file otherwise."""
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file ({error})") from error
+    content = load_json(path)
     for key in keys:
         found = content.get(key) if isinstance(content, dict) else None
         if not isinstance(found, list):
@@ -182,13 +181,18 @@ def read_images(path: Path, images: list[Any]) -> tuple[dict[int, int], NDArray[
                 f"{path}: image {number} needs a file_name and a positive height and width, "
                 f"got {image}"
             )
+        if int(sizes[row, 0]) * int(sizes[row, 1]) > MAX_PIXELS:
+            raise ValueError(
+                f"{path}: image {number} has {sizes[row, 0]} x {sizes[row, 1]} pixels, "
+                f"expected at most {MAX_PIXELS} in all"
+            )
     return rows, sizes
 
 
 def _integer(name: str, row: Any, key: str) -> int:
     value = row.get(key) if isinstance(row, dict) else None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name}: {key} must be an integer, got {value!r}")
+    if not is_integer(value):
+        raise ValueError(f"{name}: {key} must be an integer, got {str(value)[:60]!r}")
     return value
 
 
@@ -197,13 +201,13 @@ def _check_annotation(
 ) -> None:
     """Raise ValueError if an annotation's ids or box are missing or wrong."""
     _integer(name, annotation, "id")
-    if annotation.get("image_id") not in rows:
+    if _integer(name, annotation, "image_id") not in rows:
         raise ValueError(f"{name}: image_id {annotation.get('image_id')} is not among the images")
-    if annotation.get("category_id") not in known:
+    if _integer(name, annotation, "category_id") not in known:
         raise ValueError(
             f"{name}: category_id {annotation.get('category_id')} is not among the categories"
         )
-    if not isinstance(annotation.get("area", 0), int | float):
+    if not is_number(annotation.get("area", 0)):
         raise ValueError(f"{name}: area must be a number, got {annotation['area']!r}")
     box = annotation.get("bbox")
     if not _is_box(box):
@@ -214,33 +218,73 @@ def _check_annotation(
 
 def _is_box(box: Any) -> bool:
     """Whether this is four finite numbers, the last two not negative."""
-    if not isinstance(box, list) or len(box) != 4:
-        return False
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in box):
-        return False
-    return min(box[2:]) >= 0
+    return are_numbers(box, 4) and min(box[2:]) >= 0
 
 
 def _offsets(lengths: Iterable[int]) -> NDArray[np.int64]:
     return np.cumsum([0, *lengths], dtype=np.int64)
 
 
+def read_segmentation(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Compressed run lengths of a COCO segmentation: polygons, or run lengths of either kind.
+
+    Raises ValueError saying what was expected if it is neither, or not of an image of this size.
+    """
+    try:
+        return _run_length(segmentation, height, width)
+    except (
+        ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError
+    ) as error:  # fmt: skip
+        raise ValueError(
+            f"segmentation must be polygons or run lengths of {height} x {width} pixels, "
+            f"got {str(segmentation)[:60]} ({error})"
+        ) from error
+
+
 def _run_length(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Compressed run lengths of a COCO segmentation: polygons, or run lengths of either kind."""
     if isinstance(segmentation, list):
         if not segmentation or any(
             len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation
         ):
             raise ValueError("a polygon needs at least three points")
+        # pycocotools walks along every edge in C and believes what it is given.
+        if not all(abs(float(value)) < FARTHEST for polygon in segmentation for value in polygon):
+            raise ValueError("a polygon reaches too far from its image")
         return run_lengths.merge(run_lengths.frPyObjects(segmentation, height, width))
     if list(segmentation["size"]) != [height, width]:
         raise ValueError(f"its size is {segmentation['size']}")
     counts = segmentation["counts"]
+    listed = counts if isinstance(counts, list) else _read_counts(counts.encode("ascii"))
+    if not all(isinstance(count, int) and count >= 0 for count in listed):
+        raise ValueError("its counts must be integers that are not negative")
+    if sum(listed) != height * width:
+        raise ValueError(f"its counts add up to {sum(listed)}")
     if isinstance(counts, list):
-        if sum(counts) != height * width:
-            raise ValueError(f"its counts add up to {sum(counts)}")
         return run_lengths.frPyObjects(segmentation, height, width)
-    return {"size": [height, width], "counts": counts.encode()}
+    return {"size": [height, width], "counts": counts.encode("ascii")}
+
+
+def _read_counts(text: bytes) -> list[int]:
+    """The counts of compressed run lengths, as pycocotools writes them.
+
+    Five bits a character from 48 on, the sixth says that more follow; from the third count on, the
+    difference to the count before the last is written.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not 0 <= bits < 64 or shift > 60:
+            raise ValueError("its counts are no compressed run lengths")
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    return counts
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from detr2d.data.panoptic_files import (
     read_panoptic,
     read_segment_map,
 )
+from detr2d.data.paths import below
 from detr2d.data.randomness import ItemRandomness
 from detr2d.data.transforms import (
     Resolution,
@@ -146,17 +147,18 @@ class PanopticDataset(Dataset[ImageBatch]):
         kept = ~file.crowd[segments]
         ids = torch.tensor(file.ids[segments][kept])
         labels = [self.label_map.labels[c] for c in file.category_ids[segments][kept].tolist()]
-        segment_map = read_segment_map(self.maps / file.map_names[item], where)
+        map_path = below(self.maps, file.map_names[item], where)
+        segment_map = read_segment_map(map_path, where)
         if list(segment_map.shape) != size:
             raise ValueError(
-                f"{where}: segment map {self.maps / file.map_names[item]} is "
+                f"{where}: segment map {map_path} is "
                 f"{tuple(segment_map.shape)} pixels (height, width), the annotations say {size}"
             )
         masks = segment_map == ids[:, None, None]  # (T, H, W)
         missing = ids[~masks.flatten(1).any(dim=1)].tolist()
         if missing:
             raise ValueError(f"{where}: segments {missing} have no pixel in {file.map_names[item]}")
-        image = read_image_of_size(self.images / file.file_names[item], size, where)
+        image = read_image_of_size(below(self.images, file.file_names[item], where), size, where)
         label_tensor = torch.tensor(labels, dtype=torch.int64)
         sample = label_image(image, boxes_of_masks(masks), label_tensor, masks)
         if self.randomness is None:

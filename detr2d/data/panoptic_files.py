@@ -16,6 +16,7 @@ from torchvision.io import encode_png
 
 from detr2d.data.coco_files import modified, read_categories, read_images, read_json
 from detr2d.data.image_files import read_image
+from detr2d.data.json_files import is_integer
 
 SEGMENT_FIELDS = ("id", "category_id", "area")
 
@@ -102,21 +103,28 @@ def _check_annotation(
 ) -> None:
     """Raise ValueError if a panoptic annotation or one of its segments is missing something."""
     image = annotation.get("image_id") if isinstance(annotation, dict) else None
-    if image not in rows:
+    if not is_integer(image) or image not in rows:
         raise ValueError(f"{path}: annotation of image {image}, which is not among the images")
     name = f"{path}: annotation of image {image}"
     if not isinstance(annotation.get("file_name"), str):
         raise ValueError(f"{name}: file_name of the segment map is missing")
-    for segment in annotation.get("segments_info", ()):
-        if not all(isinstance(segment.get(field), int) for field in SEGMENT_FIELDS):
+    segments = annotation.get("segments_info")
+    if not isinstance(segments, list):
+        raise ValueError(f"{name}: segments_info is missing or no list")
+    for segment in segments:
+        if not _is_segment(segment):
             raise ValueError(f"{name}: a segment needs integer {SEGMENT_FIELDS}, got {segment}")
         if segment["category_id"] not in known:
             raise ValueError(
                 f"{name}: segment {segment['id']}: category_id {segment['category_id']} "
                 "is not among the categories"
             )
-    if "segments_info" not in annotation:
-        raise ValueError(f"{name}: segments_info is missing")
+
+
+def _is_segment(segment: Any) -> bool:
+    """Whether this is an object with an integer of at most 63 bits in each of the fields."""
+    values = [segment.get(f) if isinstance(segment, dict) else None for f in SEGMENT_FIELDS]
+    return all(map(is_integer, values))
 
 
 def read_segment_map(path: Path, where: str) -> Tensor:

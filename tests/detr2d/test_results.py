@@ -93,6 +93,10 @@ def test_a_panoptic_file_comes_back_as_segments(data: CocoConfig) -> None:
         ([{"image_id": 7}], r"r\.json: a result lacks \['category_id', 'score'\]"),
         ([{"image_id": 7, "category_id": 0, "score": 1}], "lacks bbox or segmentation"),
         ([{**BOX, "category_id": 8}], r"r\.json: category 8 is not in the annotation file"),
+        ([5], r"r\.json: a result must be an object, got 5"),
+        ([{**BOX, "score": "x"}], r"r\.json: category_id must be an integer, score a number"),
+        ([{**BOX, "bbox": [1, 2]}], r"r\.json: category_id must be .* and bbox four"),
+        ({"annotations": [{"image_id": 7}]}, r"r\.json: an annotation needs image_id"),
     ],
 )
 def test_other_files_are_named(

@@ -175,6 +175,11 @@ def test_missing_places_are_named(root: Path, tmp_path: Path) -> None:
         ("ego_pose", "[]", ValueError, "table ego_pose has no row"),
         ("sample_data", "[]", ValueError, "has no LIDAR_TOP key frame"),
         ("instance", "[]", ValueError, "table instance has no row .* sample_annotation"),
+        ("sample", "{}", ValueError, "sample.json has a row without the key"),
+        ("sample", "[5]", ValueError, "sample.json is no table: expected a list of rows"),
+        ("sample", "[" * 9000, ValueError, "sample.json is not valid JSON"),
+        ("category", '[{"token": [], "name": "x"}]', ValueError, "category.json: token must be a"),
+        ("sensor", '[{"token": 5}]', ValueError, "sensor.json: token must be a text, got 5"),
     ],
 )
 def test_broken_tables_are_named(
@@ -184,6 +189,37 @@ def test_broken_tables_are_named(
     path = root / VERSION / f"{table}.json"
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(error, match=message):
+        open_index(root, VERSION, tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "message"),
+    [
+        ("sample", {"timestamp": "x"}, "sample.json: timestamp must be an integer, got x"),
+        ("sample", {"timestamp": 2**70}, "sample.json: timestamp must be an integer"),
+        ("ego_pose", {"rotation": [1, 0, 0]}, "ego_pose.json: rotation must be 4 finite numbers"),
+        ("sample_annotation", {"size": None}, "size must be 3 finite numbers, got None"),
+        ("sample_annotation", {"num_lidar_pts": None}, "num_lidar_pts must be an integer"),
+        ("sample_annotation", {"instance_token": []}, "sample_annotation.json has a malformed row"),
+        ("sample_data", {"height": -5}, "height and width must be pixels"),
+    ],
+)
+def test_malformed_rows_are_named(
+    tmp_path: Path, table: str, changes: dict[str, object], message: str
+) -> None:
+    root = write_tiny_nuscenes(tmp_path / "db", scenes={"scene-0061": 1})
+    path = root / VERSION / f"{table}.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([{**rows[0], **changes}, *rows[1:]]))
+    with pytest.raises(ValueError, match=message):
+        open_index(root, VERSION, tmp_path / "index")
+
+
+def test_a_sample_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    root = write_tiny_nuscenes(tmp_path / "db", scenes={"scene-0061": 1})
+    path = root / VERSION / "sample.json"
+    path.write_text(json.dumps(2 * json.loads(path.read_text())))
+    with pytest.raises(ValueError, match=r"sample\.json has a token that stands twice"):
         open_index(root, VERSION, tmp_path / "index")
 
 

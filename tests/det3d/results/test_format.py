@@ -82,11 +82,35 @@ def test_wrong_objects_are_named(tmp_path: Path, key: str, value: object, says: 
         ({"version": 2}, "has version 2, expected 1"),
         ({"frames": []}, "has no frames"),
         ({"frames": [{}]}, "lacks the key 'token'"),
+        ({"frames": [5]}, "results.json: "),
+        ({"frames": [{"token": 5}]}, "a frame: token must be a text, got 5"),
+        ({"frames": [{"token": "t", "time": None}]}, "frame t: time must be a number of seconds"),
+        ({"classes": [{"name": "car", "range": "x"}]}, "class car: range must be metres or null"),
+        ({"image_root": 5}, "image_root must be a text"),
     ],
 )
 def test_files_that_are_no_results_are_named(tmp_path: Path, change: dict, says: str) -> None:
     path = write_result_file(tmp_path, make_frame())
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=says):
+        read_results(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"width": 0}, "width and height must be pixels, got 0 and 54"),
+        ({"width": 10**9}, "width and height must be pixels"),
+        ({"width": 1e400}, "infinity"),
+        ({"image": None}, "image must be a text, got None"),
+        ({"intrinsics": [[None] * 3] * 3}, "intrinsics has a number that is not finite"),
+    ],
+)
+def test_wrong_cameras_are_named(tmp_path: Path, changes: dict, says: str) -> None:
+    path = write_result_file(tmp_path, make_frame())
+    content = json.loads(path.read_text())
+    content["frames"][0]["cameras"][0].update(changes)
+    path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=says):
         read_results(path)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from det3d.data.nuscenes import read_image as read_camera_image
 from detr2d.data.image_files import read_image
 
 COLOR = (200, 40, 90)
@@ -54,3 +57,35 @@ def test_a_broken_file_is_named(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.jpg is no readable image"):
         read_image(path)
+
+
+def claiming(height: int, width: int) -> bytes:
+    """A PNG of a few bytes that claims any size."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + check
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (2**30, 1)])
+def test_an_image_that_claims_too_much_is_refused_before_it_is_decoded(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(claiming(*size))
+    with pytest.raises(ValueError, match=rf"bomb\.png .*claims {size[0]} x {size[1]} pixels"):
+        read_image(path)
+    with pytest.raises(ValueError, match=rf"bomb\.png .*claims {size[0]} x {size[1]} pixels"):
+        read_camera_image(path, size, "here")
+
+
+def test_of_an_animation_the_first_frame_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (16, 12), color) for color in (COLOR, (0, 0, 0))]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    image = read_image(tmp_path / "two.gif")
+    assert image.shape == (3, 12, 16)
+    assert image[:, 5, 5].tolist() == pytest.approx(COLOR, abs=16)

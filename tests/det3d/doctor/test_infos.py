@@ -1,0 +1,138 @@
+"""Info files of mmdet3d: which convention, and nothing that they name is ever run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from det3d.doctor.conventions import TYPICAL
+from det3d.doctor.infos import examine_infos
+from det3d.doctor.pickled import read_plain_pickle
+from tests.conftest import SHARED
+from tests.helpers.findings import alarms, kinds
+
+NAMES = ("car", "truck", "bus", "bicycle", "car", "motorcycle", "pedestrian", "barrier")
+
+
+def entry(token: str = "t") -> dict[str, Any]:
+    """Moving vehicles in the convention from 1.0 on, as arrays."""
+    yaws = np.linspace(-2.5, 2.5, len(NAMES))
+    sizes = np.array([TYPICAL[name] for name in NAMES])
+    places = np.stack([10 * np.cos(yaws), 10 * np.sin(yaws), sizes[:, 2] / 2 - 1.8], 1)
+    return {
+        "token": token,
+        "gt_boxes": np.hstack([places, sizes, yaws[:, None]]),
+        "gt_names": np.array(NAMES),
+        "gt_velocity": 5 * np.stack([np.cos(yaws), np.sin(yaws)], 1),
+        "cams": {
+            "CAM_FRONT": {
+                "sensor2lidar_rotation": np.eye(3),
+                "sensor2lidar_translation": np.zeros(3),
+                "cam_intrinsic": np.array([[800.0, 0, 400], [0, 800, 200], [0, 0, 1]]),
+            }
+        },
+    }
+
+
+def as_before(info: dict[str, Any]) -> None:
+    boxes = info["gt_boxes"]
+    boxes[:, [3, 4]] = boxes[:, [4, 3]]
+    boxes[:, 6] = -boxes[:, 6] - np.pi / 2
+
+
+def write(path: Path, *infos: dict[str, Any]) -> Path:
+    path.write_bytes(pickle.dumps({"infos": list(infos), "metadata": {"version": "v1.0-mini"}}))
+    return path
+
+
+@pytest.mark.parametrize(("old", "words"), [(False, "from 1.0"), (True, "before 1.0")])
+def test_both_conventions_are_told_apart(old: bool, words: str, tmp_path: Path) -> None:
+    info = entry()
+    if old:
+        as_before(info)
+    found = examine_infos(write(tmp_path / "infos.pkl", info))
+    assert alarms(found) == set()
+    said = next(f.message for f in found if f.kind == "box-convention")
+    assert words in said and "z is the centre" in said
+
+
+def mix(info: dict[str, Any]) -> None:
+    info["gt_boxes"][:, 6] += np.pi / 2
+
+
+def stretch(info: dict[str, Any]) -> None:
+    info["cams"]["CAM_FRONT"]["sensor2lidar_rotation"] = 2 * np.eye(3)
+
+
+def transpose(info: dict[str, Any]) -> None:
+    camera = info["cams"]["CAM_FRONT"]
+    camera["cam_intrinsic"] = camera["cam_intrinsic"].T
+
+
+def forget(info: dict[str, Any]) -> None:
+    del info["gt_names"]
+
+
+def poison(info: dict[str, Any]) -> None:
+    info["gt_boxes"][0, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (mix, "box-convention"),
+        (stretch, "no-rotation"),
+        (transpose, "intrinsics-form"),
+        (poison, "malformed-row"),
+        (forget, "malformed-row"),
+        (lambda info: info["gt_boxes"].__imul__(0.3), "size-unit"),
+    ],
+)
+def test_a_planted_fault_is_found(change: Any, kind: str, tmp_path: Path) -> None:
+    infos = entry(), entry("other")
+    for info in infos:
+        change(info)
+    assert kind in alarms(examine_infos(write(tmp_path / "infos.pkl", *infos)))
+
+
+def test_a_token_twice_is_found(tmp_path: Path) -> None:
+    assert alarms(examine_infos(write(tmp_path / "infos.pkl", entry(), entry()))) == {"token-twice"}
+
+
+class Trap:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.path,)
+
+
+def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    (tmp_path / "trap.pkl").write_bytes(pickle.dumps({"infos": [Trap(str(target))]}))
+    with pytest.raises(ValueError, match=r"trap\.pkl is not read: it would run \w+\.mkdir"):
+        read_plain_pickle(tmp_path / "trap.pkl")
+    assert not target.exists()
+    assert alarms(examine_infos(tmp_path / "trap.pkl")) == {"refused"}
+
+
+@pytest.mark.real
+def test_the_real_info_is_of_the_newer_convention(tmp_path: Path) -> None:
+    path = SHARED / "real/nuscenes_frame/info.json"
+    if not path.is_file():
+        pytest.skip("no real data in ../shared/real")
+    found = examine_infos(path)
+    assert alarms(found) == set() and "box-convention" in kinds(found)
+    content = json.loads(path.read_text())
+    for instance in content["instances"]:
+        box = instance["bbox_3d"]
+        box[3], box[4], box[6] = box[4], box[3], -box[6] - np.pi / 2
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    said = [f.message for f in examine_infos(tmp_path / "old.json") if f.kind == "box-convention"]
+    assert "before 1.0" in said[0]
