@@ -22,14 +22,16 @@ from typing import Annotated
 import torch
 import tyro
 
-from det3d.benchmark import pieces
+from det3d.benchmark import pieces, systems
 from detr2d.benchmark import detection, training
 from detr2d.benchmark.measure import Case, MismatchError, Row, Setup, run_case
 from detr2d.benchmark.report import describe_machine, describe_run, make_table
 from detr2d.benchmark.subjects import read_peer_file
 from detr2d.config import UserError, one_line_errors, user_errors
 
-CASES = {case.name: case for module in (detection, training, pieces) for case in module.CASES}
+CASES = {
+    case.name: case for module in (detection, training, pieces, systems) for case in module.CASES
+}
 
 
 @dataclass(frozen=True, kw_only=True)
