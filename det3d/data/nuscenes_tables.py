@@ -36,7 +36,7 @@ VERSION_SPLITS = {  # which splits the devkit accepts for which ending of the ve
 
 @dataclass(frozen=True)
 class SensorData:
-    """One file of a key frame: where it is and which calibration and pose belong to it."""
+    """One file: where it is, and the sample, calibration and pose that belong to it."""
 
     sample: str
     channel: str
@@ -71,6 +71,27 @@ def find(mapping: Mapping[str, T], token: str, table: str, user: str) -> T:
 
 def build_index(tables: Path, ref: RefFrame) -> tuple[dict[str, Array], dict[str, Any]]:
     """Arrays and metadata of ``NuScenesIndex`` from a folder of tables."""
+    cameras, calibrations = read_calibrations(tables)
+    scenes = read_scenes(tables)
+    samples = read_samples(tables, [token for token, _ in scenes])
+    sample_rows = {token: row for row, (token, _, _) in enumerate(samples)}
+    data = read_files(tables, calibrations, sample_rows, key_frames=True)
+    poses = read_poses(tables, {item.pose for item in data})
+    sensors = join_sensors(samples, data, calibrations, poses, cameras, ref)
+    objects = join_objects(tables, samples, sensors)
+    arrays = {
+        "scene_names": np.array([name.encode() for _, name in scenes], dtype="S"),
+        "sample_tokens": np.array([token.encode() for token, _, _ in samples], dtype="S"),
+        "sample_scenes": np.array([scene for _, scene, _ in samples], dtype=np.int32),
+        "sample_times": np.array([time for _, _, time in samples], dtype=np.int64),
+    }
+    names = [name for _, name in scenes]
+    meta = {"channels": cameras, "splits": scene_splits(tables, names)}
+    return arrays | sensors | objects, meta
+
+
+def read_calibrations(tables: Path) -> tuple[list[str], dict[str, tuple[str, Any, Any]]]:
+    """The camera channels, sorted, and (channel, pose in ego, intrinsics) of each calibration."""
     channels = dict(
         read_table(tables / "sensor.json", lambda row: (row["token"], sensor_channel(row)))
     )
@@ -87,29 +108,22 @@ def build_index(tables: Path, ref: RefFrame) -> tuple[dict[str, Array], dict[str
             ),
         )
     )
-    scenes = read_table(tables / "scene.json", lambda row: (row["token"], row["name"]))
-    samples = read_samples(tables, [token for token, _ in scenes])
-    sample_rows = {token: row for row, (token, _, _) in enumerate(samples)}
-    data = read_key_frames(tables, calibrations, sample_rows)
-    wanted = {item.pose for item in data}
-    poses = dict(
+    return sorted({name for name in channels.values() if name and name != LIDAR}), calibrations
+
+
+def read_scenes(tables: Path) -> list[tuple[str, str]]:
+    """(token, name) of each scene, in the order of the table."""
+    return read_table(tables / "scene.json", lambda row: (row["token"], row["name"]))
+
+
+def read_poses(tables: Path, wanted: Collection[str]) -> dict[str, tuple[float, ...]]:
+    """The poses in the world with the ``wanted`` tokens."""
+    return dict(
         read_table(
             tables / "ego_pose.json",
             lambda row: (row["token"], pose_of(row)) if row["token"] in wanted else None,
         )
     )
-    cameras = sorted({channel for channel in channels.values() if channel and channel != LIDAR})
-    sensors = join_sensors(samples, data, calibrations, poses, cameras, ref)
-    objects = join_objects(tables, samples, sensors)
-    arrays = {
-        "scene_names": np.array([name.encode() for _, name in scenes], dtype="S"),
-        "sample_tokens": np.array([token.encode() for token, _, _ in samples], dtype="S"),
-        "sample_scenes": np.array([scene for _, scene, _ in samples], dtype=np.int32),
-        "sample_times": np.array([time for _, _, time in samples], dtype=np.int64),
-    }
-    names = [name for _, name in scenes]
-    meta = {"channels": cameras, "splits": scene_splits(tables, names)}
-    return arrays | sensors | objects, meta
 
 
 def sensor_channel(row: Row) -> str:
@@ -136,13 +150,17 @@ def read_samples(tables: Path, scenes: list[str]) -> list[tuple[str, int, int]]:
     return sorted(samples, key=lambda sample: sample[1:])
 
 
-def read_key_frames(
-    tables: Path, calibrations: Mapping[str, tuple[str, Any, Any]], samples: Collection[str]
+def read_files(
+    tables: Path,
+    calibrations: Mapping[str, tuple[str, Any, Any]],
+    samples: Collection[str],
+    *,
+    key_frames: bool,
 ) -> list[SensorData]:
-    """The key-frame files of cameras and of the reference lidar."""
+    """The files of cameras and of the reference lidar: of key frames, or of those in between."""
 
     def keep(row: Row) -> SensorData | None:
-        if not row["is_key_frame"]:
+        if row["is_key_frame"] != key_frames:
             return None
         calibration = row["calibrated_sensor_token"]
         user = f"sample_data {row['token']}"
