@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from det3d.cameras import CameraRig
 from det3d.geometry import Region
+from det3d.last_answer import LastAnswer
 from detr2d.decoder import inverse_sigmoid
 from detr2d.images import valid_pixels
 from detr2d.positions import EPS, sine_embedding
@@ -94,6 +95,24 @@ class RayPositions(nn.Module):
         points = frustum_points(rig, canvas, size, self.depths)
         return inverse_sigmoid(self.region.to_unit(points)).flatten(-2)
 
+    def folded(self) -> SteadyRays:
+        """The form for inference."""
+        return SteadyRays(self)
+
+
+class SteadyRays(nn.Module):
+    """``RayPositions`` for inference: embeds a rig once while it stays as it is."""
+
+    def __init__(self, rays: RayPositions) -> None:
+        super().__init__()
+        self.rays = rays
+        self.last = LastAnswer(rays)
+
+    def forward(self, rig: CameraRig, canvas: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Embedding (B, V, H, W, C) of the cells of maps (H, W) that cover the canvas."""
+        inputs = (rig.intrinsics, rig.camera_from_ref)
+        return self.last(lambda: self.rays(rig, canvas, size), inputs, (canvas, size))
+
 
 class RigSine(nn.Module):
     """Sine embedding of (camera, row, column) numbers among the valid ones, adapted by two layers.
@@ -116,6 +135,10 @@ class RigSine(nn.Module):
         waves = numbered_sines([valid.cumsum(axis) for axis in (1, 2, 3)], self.channels)
         return waves.unflatten(-1, (3, -1, 2)).transpose(-1, -2).flatten(-3)
 
+    def folded(self) -> SteadyCells:
+        """The form for inference."""
+        return SteadyCells(self)
+
 
 class ViewSine(nn.Module):
     """Sine embedding of (row, column) numbers in each camera: fits any rig."""
@@ -133,6 +156,23 @@ class ViewSine(nn.Module):
         """The sines (B, V, H, W, C): row, column; sines and cosines in turn."""
         valid = (~padding).float()
         return numbered_sines([valid.cumsum(2), valid.cumsum(3)], self.channels)
+
+    def folded(self) -> SteadyCells:
+        """The form for inference."""
+        return SteadyCells(self)
+
+
+class SteadyCells(nn.Module):
+    """``RigSine`` or ``ViewSine`` for inference: embeds cells once while their padding stays."""
+
+    def __init__(self, cells: RigSine | ViewSine) -> None:
+        super().__init__()
+        self.cells = cells
+        self.last = LastAnswer(cells)
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Embedding (B, V, H, W, C) of cells with padding (B, V, H, W), True outside."""
+        return self.last(lambda: self.cells(padding), (padding,))
 
 
 def numbered_sines(numbers: list[Tensor], channels: int) -> Tensor:

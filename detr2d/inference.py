@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from detr2d.backbones.folded import FoldedConvolution
+from detr2d.checkpoints.convert import load_official
 from detr2d.checkpoints.files import load_weights, read_origin
 from detr2d.config import (
     Experiment,
@@ -163,8 +164,11 @@ def samples_not_finite(predictions: Predictions, batch: Any) -> list[str]:
 def load_model(experiment: Experiment, checkpoint: Path) -> nn.Module:
     """The experiment's model with exported weights, in evaluation mode on the CPU.
 
-    Raises OtherSystemError that lists every setting that differs from the checkpoint's.
+    A ``.pth`` file is taken for official weights, which say nothing of settings. Raises
+    OtherSystemError that lists every setting that differs from the checkpoint's.
     """
+    if checkpoint.suffix == ".pth":
+        return load_official(experiment, checkpoint).eval()
     origin = read_origin(checkpoint)
     different = describe_difference(
         origin.config.get("system"), to_json(experiment.system), "system"

@@ -2,6 +2,7 @@
 
 python tools/evaluate.py configs/toy/detr3d.py outputs/toy/model.safetensors
 python tools/evaluate.py configs/toy/detr3d.py outputs/toy/model.safetensors --data.root data/other
+python tools/evaluate.py configs/detr2d/detr_r50.py detr-r50-e632da11.pth --data.root data/coco
 torchrun --nproc-per-node 2 tools/evaluate.py configs/toy/detr3d.py outputs/toy/model.safetensors
 """
 
@@ -23,7 +24,7 @@ class Options:
     """What to evaluate and where its files go."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """Exported weights: model.safetensors of a run."""
+    """Exported weights (model.safetensors of a run), or an official .pth file."""
     output_dir: Path | None = None
     """Where result files go; evaluation/ in the work directory if not set."""
 

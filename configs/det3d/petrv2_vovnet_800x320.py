@@ -1,7 +1,7 @@
 r"""PETRv2: VoVNet-99, stride 16, 800 x 320, two frames. Liu et al., ICCV 2023.
 
-Published on nuScenes val (authors' README): mAP 0.410, NDS 0.503; 24 epochs without CBGS, with
-sweeps between key frames as the earlier frame (here: earlier key frames).
+Published on nuScenes val (authors' README): mAP 0.410, NDS 0.503; 24 epochs without CBGS. The
+earlier frame is a sweep between key frames: the database needs its folder ``sweeps``.
 Official weights: petrv2_vovnet_gridmask_p4_800x320.pth (README row PETRv2-vov-p4-800x320)
 
 Convert: python tools/convert_checkpoint.py configs/det3d/petrv2_vovnet_800x320.py \
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from det3d.data.appearance import GridMask
 from det3d.data.framing import ResizeCropFlip
-from det3d.data.history import PreviousKeyFrame
+from det3d.data.history import PreviousSweep
 from det3d.data.nuscenes import NuScenesConfig
 from det3d.data.transforms import RegionFilter, WorldRotation, WorldScale
 from det3d.systems.petrv2 import PETRv2Config
@@ -28,7 +28,7 @@ experiment = Experiment(
         image_size=(320, 800),
         framing=ResizeCropFlip(zoom=(0.94, 1.25)),
         size_divisor=32,
-        previous=PreviousKeyFrame(),
+        previous=PreviousSweep(),
         augmentations=(RegionFilter(), WorldRotation(), WorldScale(), GridMask()),
     ),
     train=TrainConfig(epochs=24, lr=2e-4, backbone_lr_factor=0.1, precision="bfloat16"),

@@ -37,7 +37,7 @@ LEVELS = ((116, 200), (58, 100), (29, 50), (15, 25))  # of 928 x 1600
 CANVAS = (928, 1600)
 
 
-def ring_rig(cameras: int) -> CameraRig:
+def ring_rig(cameras: int, canvas: tuple[int, int] = CANVAS) -> CameraRig:
     """Cameras in the middle that look outwards in all directions, 70 degrees wide each."""
     turn = torch.arange(cameras) * (2 * math.pi / cameras)
     camera_from_ref = torch.zeros(1, cameras, 4, 4)
@@ -45,13 +45,13 @@ def ring_rig(cameras: int) -> CameraRig:
     camera_from_ref[0, :, 1, 2] = -1
     camera_from_ref[0, :, 2, 0], camera_from_ref[0, :, 2, 1] = turn.cos(), turn.sin()
     camera_from_ref[0, :, 3, 3] = 1
-    height, width = CANVAS
+    height, width = canvas
     focal = width / 2 / math.tan(math.radians(35))
     intrinsics = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     return CameraRig(
         intrinsics=intrinsics.expand(1, cameras, 3, 3),
         camera_from_ref=camera_from_ref,
-        image_sizes=torch.tensor(CANVAS, dtype=torch.float32).expand(1, cameras, 2),
+        image_sizes=torch.tensor(canvas, dtype=torch.float32).expand(1, cameras, 2),
         present=torch.ones(1, cameras, dtype=torch.bool),
         timestamps=torch.zeros(1, cameras, dtype=torch.float64),
     )

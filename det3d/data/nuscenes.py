@@ -14,12 +14,12 @@ import tyro
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from det3d.cameras import CameraRig
 from det3d.data.framing import Chance, Framing, Stretch, frame_image, frame_rig, pad_canvas
-from det3d.data.history import PreviousKeyFrame, join_cameras, previous_row
+from det3d.data.history import History, Look, PreviousKeyFrame, PreviousSweep, join_looks
 from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex, RefFrame, open_index
 from det3d.data.resampling import balanced_rows
 from det3d.data.transforms import Augmentation
+from det3d.data.views import Views, key_frame_views
 from det3d.evaluation.nuscenes import NuScenesEvaluator
 from det3d.evaluation.nuscenes_arrays import ArrayEvaluator
 from det3d.geometry import transform_points
@@ -61,8 +61,8 @@ class NuScenesConfig(DataConfig):
     """Stretch images to image_size, cut them to it, or leave them as they are."""
     size_divisor: int = 1
     """Pad images with black until their sides are divisible by this."""
-    previous: PreviousKeyFrame | None = None
-    """Also load the cameras at an earlier key frame, behind those of the present one."""
+    previous: PreviousKeyFrame | PreviousSweep | None = None
+    """Also load the cameras at an earlier moment, behind those of the present one."""
     class_balanced: bool = False
     """Repeat training samples of rare classes until all classes are seen equally often (CBGS)."""
     cameras: tuple[str, ...] = CAMERAS
@@ -119,6 +119,9 @@ class NuScenesConfig(DataConfig):
         seed: int = 0,
     ) -> NuScenesDataset:
         """Samples in ``rows`` of the index as the model wants them."""
+        history = None
+        if self.previous is not None:
+            history = self.previous.open(index, self.root, self.index_dir)
         return NuScenesDataset(
             index,
             root=self.root,
@@ -127,7 +130,7 @@ class NuScenesConfig(DataConfig):
             image_size=self.image_size,
             framing=self.framing,
             size_divisor=self.size_divisor,
-            previous=self.previous,
+            history=history,
             augmentations=self.augmentations if training else (),
             training=training,
             seed=seed,
@@ -137,7 +140,7 @@ class NuScenesConfig(DataConfig):
 class NuScenesDataset(Dataset[SceneBatch]):
     """Key frames of an index; each item is a ``SceneBatch`` of one scene, V = len(cameras).
 
-    images (1, V, 3, H, W) uint8 RGB; with ``previous``, V = 2 * len(cameras): the present cameras,
+    images (1, V, 3, H, W) uint8 RGB; with a ``history``, V = 2 * len(cameras): the present cameras,
     then the same ones earlier, all in the present ref frame. Boxes are in the ref frame of the
     index; objects without any lidar or radar point are left out, as in the benchmark. A camera that
     the sample lacks is black and not present. What is random in ``training`` depends on ``seed``,
@@ -154,7 +157,7 @@ class NuScenesDataset(Dataset[SceneBatch]):
         image_size: tuple[int, int] = (900, 1600),
         framing: Framing | None = None,
         size_divisor: int = 1,
-        previous: PreviousKeyFrame | None = None,
+        history: History | None = None,
         augmentations: Sequence[Augmentation] = (),
         training: bool = False,
         seed: int = 0,
@@ -173,7 +176,7 @@ class NuScenesDataset(Dataset[SceneBatch]):
         self.image_size = image_size
         self.framing = framing or Stretch()
         self.size_divisor = size_divisor
-        self.previous = previous
+        self.history = history
         self.training = training
         self.augmentations = tuple(augmentations)
         self.seed = seed
@@ -189,14 +192,13 @@ class NuScenesDataset(Dataset[SceneBatch]):
         if self.training or self.augmentations:
             generator.manual_seed(item_seed(self.seed, int(self._epoch), item))
         chance = self.framing.draw(generator) if self.training else None
-        images, rig = self._look(row, chance)
-        if self.previous is not None:
-            earlier = previous_row(
-                self.index, row, self.previous.steps(generator if self.training else None)
-            )
-            images, rig = join_cameras(
-                self.index, (row, images, rig), (earlier, *self._look(earlier, chance))
-            )
+        where = f"sample {self._token(row)}"
+        look = self._look(key_frame_views(self.index, row, self.columns), chance, where)
+        if self.history is not None:
+            drawn = generator if self.training else None
+            earlier = self.history.before(row, self.columns, drawn)
+            look = join_looks(look, self._look(earlier, chance, f"before {where}"))
+        images, rig = look
         scene = SceneBatch(
             images=images.unsqueeze(0),
             rig=rig,
@@ -225,39 +227,23 @@ class NuScenesDataset(Dataset[SceneBatch]):
     def _token(self, row: int) -> str:
         return str(self.index.sample_tokens[row], "utf-8")
 
-    def _look(self, row: int, chance: Chance | None) -> tuple[Tensor, CameraRig]:
+    def _look(self, views: Views, chance: Chance | None, where: str) -> Look:
         """Framed images (V, 3, H, W) uint8, black where the camera is missing, and their rig."""
-        native = self._rig(row)
+        native = views.rig(self.image_size)
         sizes = native.image_sizes[0].int().tolist()
         windows = [self.framing.window((h, w), self.image_size, chance) for h, w in sizes]
         images = []
-        for view, (column, window) in enumerate(zip(self.columns, windows, strict=True)):
-            file = str(self.index.image_files[row, column], "utf-8")
-            where = f"sample {self._token(row)}, camera {self.cameras[view]}"
+        for camera, file, size, window in zip(
+            self.cameras, views.files, sizes, windows, strict=True
+        ):
+            place = f"{where}, camera {camera}"
+            path = below(self.root, str(file, "utf-8"), place)
             images.append(
-                frame_image(
-                    read_image(below(self.root, file, where), tuple(sizes[view]), where), window
-                )
+                frame_image(read_image(path, tuple(size), place), window)
                 if file
                 else torch.zeros(3, *window.size, dtype=torch.uint8)
             )
         return pad_stack(images), frame_rig(native, windows)
-
-    def _rig(self, row: int) -> CameraRig:
-        """The calibration (1, V, ...) for images of their native size."""
-        index, columns = self.index, self.columns
-        present = index.image_files[row, columns] != b""
-        absent = ~present[:, None, None]
-        intrinsics = np.where(absent, np.eye(3), index.intrinsics[row, columns])
-        camera_from_ref = np.where(absent, np.eye(4), index.camera_from_ref[row, columns])
-        sizes = np.where(present[:, None], index.image_sizes[row, columns], self.image_size)
-        return CameraRig(
-            intrinsics=torch.from_numpy(intrinsics).float().unsqueeze(0),
-            camera_from_ref=torch.from_numpy(camera_from_ref).float().unsqueeze(0),
-            image_sizes=torch.from_numpy(sizes).float().unsqueeze(0),
-            present=torch.from_numpy(present).unsqueeze(0),
-            timestamps=torch.from_numpy(1e-6 * index.image_times[row, columns]).unsqueeze(0),
-        )
 
     def _targets(self, row: int) -> Targets:
         """The objects with at least one lidar or radar point."""

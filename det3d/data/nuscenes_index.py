@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
@@ -131,18 +131,36 @@ def open_index(root: Path, version: str, index_dir: Path, ref: RefFrame = "lidar
     ``ref`` is the frame of its boxes and rigs: the key frame's LIDAR_TOP, or the ego car then.
     Raises FileNotFoundError for a missing root, version or table.
     """
-    tables = check_database(root, version)
-    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
-    family = f"{version}-{ref}-{place}"
-    directory = index_dir / f"{family}-{fingerprint(tables)}"
-    if not (directory / "meta.json").is_file():
+
+    def build(tables: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         from det3d.data.nuscenes_tables import build_index
 
-        arrays, meta = build_index(tables[0].parent, ref)
-        write_index(directory, arrays, meta | {"version": version})
+        return build_index(tables, ref)
+
+    return load_index(keep_arrays(ref, root, version, index_dir, build))
+
+
+def keep_arrays(
+    kind: str,
+    root: Path,
+    version: str,
+    index_dir: Path,
+    build: Callable[[Path], tuple[Mapping[str, Array], Mapping[str, Any]]],
+) -> Path:
+    """The directory of the arrays that ``build`` makes of a folder of tables, made where missing.
+
+    ``kind`` tells several that are made of the same tables apart.
+    """
+    tables = check_database(root, version)
+    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+    family = f"{version}-{kind}-{place}"
+    directory = index_dir / f"{family}-{fingerprint(tables)}"
+    if not (directory / "meta.json").is_file():
+        arrays, meta = build(tables[0].parent)
+        write_index(directory, arrays, {**meta, "version": version})
         for old in set(index_dir.glob(f"{family}-*")) - {directory}:
             shutil.rmtree(old, ignore_errors=True)
-    return load_index(directory)
+    return directory
 
 
 def check_database(root: Path, version: str) -> list[Path]:
@@ -173,8 +191,8 @@ def write_index(directory: Path, arrays: Mapping[str, Array], meta: Mapping[str,
     partial = directory.with_name(f".{directory.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name in ARRAYS:
-        np.save(partial / f"{name}.npy", arrays[name])
+    for name, array in arrays.items():
+        np.save(partial / f"{name}.npy", array)
     (partial / "meta.json").write_text(json.dumps(meta, indent=1))
     try:
         os.replace(partial, directory)

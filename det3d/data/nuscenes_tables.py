@@ -7,11 +7,10 @@ geometry is composed in float64.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +18,12 @@ import torch
 
 from det3d.boxes import transform_boxes
 from det3d.data.nuscenes_index import DETECTION_CLASSES, RefFrame
+from det3d.data.nuscenes_rows import Row, find, integer_of, numbers_of, read_table, text_of
 from det3d.geometry import invert_transform, make_transform, quaternion_to_rotation
 from detr2d.data.image_headers import MAX_PIXELS
-from detr2d.data.json_files import are_numbers, are_texts, is_integer, load_json
+from detr2d.data.json_files import are_numbers, are_texts, load_json
 
 Array = npt.NDArray[Any]
-Row = dict[str, Any]
-T = TypeVar("T")
 
 LIDAR = "LIDAR_TOP"
 MAX_TIME_DIFFERENCE = 1.5  # seconds between neighbouring annotations, nuScenes devkit box_velocity
@@ -38,7 +36,7 @@ VERSION_SPLITS = {  # which splits the devkit accepts for which ending of the ve
 
 @dataclass(frozen=True)
 class SensorData:
-    """One file of a key frame: where it is and which calibration and pose belong to it."""
+    """One file: where it is, and the sample, calibration and pose that belong to it."""
 
     sample: str
     channel: str
@@ -49,67 +47,29 @@ class SensorData:
     size: tuple[int, int]
 
 
-class Kept:
-    """What a row was reduced to; tells rows from whatever else stands in a list."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def text_of(row: Row, key: str) -> str:
-    """A text of a row. Raises ValueError if it is none."""
-    if not isinstance(row[key], str):
-        raise ValueError(f"{key} must be a text, got {str(row[key])[:60]}")
-    return row[key]
-
-
-def integer_of(row: Row, key: str) -> int:
-    """A whole number of a row. Raises ValueError if it is none."""
-    if not is_integer(row[key]):
-        raise ValueError(f"{key} must be an integer, got {str(row[key])[:60]}")
-    return row[key]
-
-
-def numbers_of(row: Row, key: str, count: int) -> list[float]:
-    """Finite numbers of a row. Raises ValueError if they are not so many."""
-    if not are_numbers(row[key], count):
-        raise ValueError(f"{key} must be {count} finite numbers, got {str(row[key])[:60]}")
-    return row[key]
-
-
-def read_table(path: Path, keep: Callable[[Row], T | None]) -> list[T]:
-    """The rows of a JSON table, each reduced by ``keep``; rows that become None are dropped.
-
-    Raises ValueError naming the file if it is not JSON, or if a row lacks a key or has something
-    else under it.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            rows = json.load(file, object_hook=lambda row: Kept(keep(row)))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    except KeyError as error:
-        raise ValueError(f"{path} has a row without the key {error}") from error
-    except (TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{path} has a malformed row: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, Kept) for row in rows):
-        raise ValueError(f"{path} is no table: expected a list of rows")
-    return [row.value for row in rows if row.value is not None]
-
-
-def find(mapping: Mapping[str, T], token: str, table: str, user: str) -> T:
-    """The entry of ``token``. Raises ValueError saying which table lacks it and who needs it."""
-    if token not in mapping:
-        raise ValueError(f"table {table} has no row {token!r}, which {user} refers to")
-    return mapping[token]
-
-
 def build_index(tables: Path, ref: RefFrame) -> tuple[dict[str, Array], dict[str, Any]]:
     """Arrays and metadata of ``NuScenesIndex`` from a folder of tables."""
+    cameras, calibrations = read_calibrations(tables)
+    scenes = read_scenes(tables)
+    samples = read_samples(tables, [token for token, _ in scenes])
+    sample_rows = {token: row for row, (token, _, _) in enumerate(samples)}
+    data = read_files(tables, calibrations, sample_rows, key_frames=True)
+    poses = read_poses(tables, {item.pose for item in data})
+    sensors = join_sensors(samples, data, calibrations, poses, cameras, ref)
+    objects = join_objects(tables, samples, sensors)
+    arrays = {
+        "scene_names": np.array([name.encode() for _, name in scenes], dtype="S"),
+        "sample_tokens": np.array([token.encode() for token, _, _ in samples], dtype="S"),
+        "sample_scenes": np.array([scene for _, scene, _ in samples], dtype=np.int32),
+        "sample_times": np.array([time for _, _, time in samples], dtype=np.int64),
+    }
+    names = [name for _, name in scenes]
+    meta = {"channels": cameras, "splits": scene_splits(tables, names)}
+    return arrays | sensors | objects, meta
+
+
+def read_calibrations(tables: Path) -> tuple[list[str], dict[str, tuple[str, Any, Any]]]:
+    """The camera channels, sorted, and (channel, pose in ego, intrinsics) of each calibration."""
     channels = dict(
         read_table(tables / "sensor.json", lambda row: (text_of(row, "token"), sensor_channel(row)))
     )
@@ -126,31 +86,24 @@ def build_index(tables: Path, ref: RefFrame) -> tuple[dict[str, Array], dict[str
             ),
         )
     )
-    scenes = read_table(
+    return sorted({name for name in channels.values() if name and name != LIDAR}), calibrations
+
+
+def read_scenes(tables: Path) -> list[tuple[str, str]]:
+    """(token, name) of each scene, in the order of the table."""
+    return read_table(
         tables / "scene.json", lambda row: (text_of(row, "token"), text_of(row, "name"))
     )
-    samples = read_samples(tables, [token for token, _ in scenes])
-    sample_rows = {token: row for row, (token, _, _) in enumerate(samples)}
-    data = read_key_frames(tables, calibrations, sample_rows)
-    wanted = {item.pose for item in data}
-    poses = dict(
+
+
+def read_poses(tables: Path, wanted: Collection[str]) -> dict[str, tuple[float, ...]]:
+    """The poses in the world with the ``wanted`` tokens."""
+    return dict(
         read_table(
             tables / "ego_pose.json",
             lambda row: (row["token"], pose_of(row)) if text_of(row, "token") in wanted else None,
         )
     )
-    cameras = sorted({channel for channel in channels.values() if channel and channel != LIDAR})
-    sensors = join_sensors(samples, data, calibrations, poses, cameras, ref)
-    objects = join_objects(tables, samples, sensors)
-    arrays = {
-        "scene_names": np.array([name.encode() for _, name in scenes], dtype="S"),
-        "sample_tokens": np.array([token.encode() for token, _, _ in samples], dtype="S"),
-        "sample_scenes": np.array([scene for _, scene, _ in samples], dtype=np.int32),
-        "sample_times": np.array([time for _, _, time in samples], dtype=np.int64),
-    }
-    names = [name for _, name in scenes]
-    meta = {"channels": cameras, "splits": scene_splits(tables, names)}
-    return arrays | sensors | objects, meta
 
 
 def sensor_channel(row: Row) -> str:
@@ -189,13 +142,17 @@ def read_samples(tables: Path, scenes: list[str]) -> list[tuple[str, int, int]]:
     return sorted(samples, key=lambda sample: sample[1:])
 
 
-def read_key_frames(
-    tables: Path, calibrations: Mapping[str, tuple[str, Any, Any]], samples: Collection[str]
+def read_files(
+    tables: Path,
+    calibrations: Mapping[str, tuple[str, Any, Any]],
+    samples: Collection[str],
+    *,
+    key_frames: bool,
 ) -> list[SensorData]:
-    """The key-frame files of cameras and of the reference lidar."""
+    """The files of cameras and of the reference lidar: of key frames, or of those in between."""
 
     def keep(row: Row) -> SensorData | None:
-        if not row["is_key_frame"]:
+        if row["is_key_frame"] != key_frames:
             return None
         calibration = text_of(row, "calibrated_sensor_token")
         user = f"sample_data {row['token']}"

@@ -16,15 +16,8 @@ import numpy as np
 import torch
 
 from det3d.data.nuscenes_index import NuScenesIndex
-from det3d.data.nuscenes_tables import (
-    box_of,
-    detection_label,
-    find,
-    integer_of,
-    read_table,
-    text_of,
-    velocities,
-)
+from det3d.data.nuscenes_rows import find, integer_of, read_table, text_of
+from det3d.data.nuscenes_tables import box_of, detection_label, velocities
 from det3d.geometry import quaternion_to_rotation
 
 Array = np.ndarray

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from detr2d.structures import at_least_float32
+
 
 class ModulatedDeformConv2d(nn.Module):
     """3 x 3 convolution whose taps are moved and weighed by a second one (Zhu et al., CVPR 2019).
@@ -29,8 +31,18 @@ class ModulatedDeformConv2d(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps (N, C_out, H / stride, W / stride) of maps (N, C_in, H, W)."""
-        offsets, weights = self.conv_offset(features).split((18, 9), dim=1)
-        return deform_conv2d(
-            features, offsets, self.weight, stride=self.stride, padding=1, mask=weights.sigmoid()
-        )
+        """Maps (N, C_out, H / stride, W / stride) of maps (N, C_in, H, W), in their type.
+
+        At least float32 inside: the kernel knows no bfloat16.
+        """
+        offsets, weights = at_least_float32(self.conv_offset(features)).split((18, 9), dim=1)
+        with torch.autocast(features.device.type, enabled=False):
+            found = deform_conv2d(
+                at_least_float32(features),
+                offsets,
+                at_least_float32(self.weight),
+                stride=self.stride,
+                padding=1,
+                mask=weights.sigmoid(),
+            )
+        return found.to(features.dtype)

@@ -60,9 +60,7 @@ def make_subject(
     torch.manual_seed(0)
     classes = tuple(f"class {number}" for number in range(91))
     model = system.build(classes)
-    for module in model.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            _randomize(module)
+    randomize_norms(model)
     batch = noise_batch(size, images=images, objects=objects).to(device)
     model.to(device)
     normalized = model.get_submodule("normalize")(batch.images, batch.image_sizes)
@@ -70,11 +68,14 @@ def make_subject(
     return DetectionSubject(system, classes, state, batch, normalized, device)
 
 
-def _randomize(norm: FrozenBatchNorm2d) -> None:
-    nn.init.uniform_(norm.running_mean, -0.2, 0.2)
-    nn.init.uniform_(norm.running_var, 0.7, 1.4)
-    nn.init.uniform_(norm.weight, 0.4, 0.8)
-    nn.init.uniform_(norm.bias, -0.1, 0.1)
+def randomize_norms(model: nn.Module) -> None:
+    """Give frozen norms random statistics."""
+    for norm in model.modules():
+        if isinstance(norm, FrozenBatchNorm2d):
+            nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+            nn.init.uniform_(norm.running_var, 0.7, 1.4)
+            nn.init.uniform_(norm.weight, 0.4, 0.8)
+            nn.init.uniform_(norm.bias, -0.1, 0.1)
 
 
 def noise_batch(size: tuple[int, int], *, images: int, objects: int) -> ImageBatch:

@@ -71,6 +71,21 @@ def convert_checkpoint(
     return notes
 
 
+def load_official(experiment: Experiment, source: Path) -> nn.Module:
+    """The experiment's model with the official weights in ``source``, on the CPU.
+
+    Raises ValueError with a short report if they do not fit.
+    """
+    model = experiment.system.build(experiment.data.class_names())
+    state, table = read_official(source), experiment.system.official_table()
+    try:
+        model.load_state_dict(convert(state, table, model.state_dict()))
+    except MisfitError as error:
+        hint = "tools/convert_checkpoint.py says which configs fit"
+        raise ValueError(f"{source} does not fit: {error.summary()}; {hint}") from error
+    return model
+
+
 def _explain(error: MisfitError, config: Path, state: Mapping[str, Tensor]) -> str:
     fitting = [path.name for path in fitting_configs(config, state)]
     problems = [kind for kind, keys in error.problems.items() if keys]

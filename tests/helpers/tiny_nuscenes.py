@@ -50,13 +50,15 @@ def write_tiny_nuscenes(
     scenes: Mapping[str, int] = SCENES,
     image_size: tuple[int, int] = (45, 80),
     missing_cameras: Mapping[int, tuple[str, ...]] | None = None,
+    sweeps: int = 0,
 ) -> Path:
     """Write the database to ``root`` and return it.
 
     ``scenes`` maps names to numbers of key frames, ``missing_cameras`` the number of a sample
-    (counted over all scenes) to the channels it lacks.
+    (counted over all scenes) to the channels it lacks; ``sweeps`` images of every camera precede
+    each key frame, also the first one of a scene.
     """
-    writer = TinyDatabase(root, image_size, dict(missing_cameras or {}))
+    writer = TinyDatabase(root, image_size, dict(missing_cameras or {}), sweeps)
     for number, (name, length) in enumerate(scenes.items()):
         writer.add_scene(name, number, length)
     writer.write(version)
@@ -72,9 +74,14 @@ class TinyDatabase:
     """Collects the rows of the 13 tables and writes images and point clouds on the way."""
 
     def __init__(
-        self, root: Path, image_size: tuple[int, int], missing: dict[int, tuple[str, ...]]
+        self,
+        root: Path,
+        image_size: tuple[int, int],
+        missing: dict[int, tuple[str, ...]],
+        sweeps: int,
     ) -> None:
         self.root = root
+        self.sweeps = sweeps
         self.image_size = image_size
         self.missing = missing
         self.samples = 0
@@ -178,6 +185,7 @@ class TinyDatabase:
             for order, channel in enumerate(("LIDAR_TOP", *CAMERA_YAWS)):
                 if channel not in missing:
                     self.add_data(name, i, length, key, channel, time - 7000 * order)
+                    self.add_sweeps(name, i, key, channel, time - 7000 * order)
             self.samples += 1
         for kind, row in enumerate(CATEGORIES):
             self.add_instance(name, keys, kind, row)
@@ -221,6 +229,25 @@ class TinyDatabase:
                 "next": token("data", scene, channel, i + 1) if i + 1 < length else "",
             }
         )
+
+    def add_sweeps(self, scene: str, i: int, key: str, channel: str, time: int) -> None:
+        """Images between this key frame and the one before, linked behind each other."""
+        own = self.tables["sample_data"][-1]
+        step = KEY_FRAME_PERIOD / (self.sweeps + 1)
+        for number in range(1, self.sweeps + 1 if channel in CAMERA_YAWS else 1):
+            earlier = time - round(number * step)
+            self.add_data(scene, i, i + 1, key, channel, earlier)
+            name = token("sweep", scene, channel, i, number)
+            sweep, later = self.tables["sample_data"][-1], self.tables["sample_data"][-2]
+            file = sweep["filename"].replace("samples/", "sweeps/")
+            (self.root / file).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / sweep["filename"]).rename(self.root / file)
+            self.tables["ego_pose"][-1]["token"] = name
+            sweep |= {
+                "token": name, "ego_pose_token": name, "is_key_frame": False, "filename": file,
+                "next": later["token"], "prev": own["prev"],
+            }  # fmt: skip
+            later["prev"] = name
 
     def add_instance(
         self, scene: str, keys: list[str], kind: int, row: tuple[str, str, float, Any]

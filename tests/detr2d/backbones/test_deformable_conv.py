@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -31,3 +32,20 @@ def test_gradients_reach_offsets_and_weights() -> None:
     torch.nn.init.normal_(conv.conv_offset.bias)
     conv(torch.randn(1, 3, 6, 6)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in conv.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_keeps_the_type_and_the_result(dtype: torch.dtype) -> None:
+    conv, images = ModulatedDeformConv2d(4, 6), torch.randn(2, 4, 9, 11)
+    torch.nn.init.normal_(conv.conv_offset.bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = conv(images.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), conv(images), atol=0.2, rtol=0.1)
+    found.float().sum().backward()
+    assert conv.weight.grad is not None
+
+
+def test_double_precision_stays_double() -> None:
+    conv = ModulatedDeformConv2d(4, 6).double()
+    assert conv(torch.randn(1, 4, 5, 5).double()).dtype == torch.float64

@@ -92,6 +92,21 @@ def test_converted_weights_load_into_the_config_they_name(small: Path, checkpoin
     assert read_origin(target).classes == ("a",)
 
 
+def test_an_official_file_loads_as_it_is(small: Path, checkpoint: Path) -> None:
+    target = checkpoint.with_name("ours.safetensors")
+    convert_checkpoint(small, load_experiment(small), checkpoint, target)
+    direct = load_model(load_experiment(small), checkpoint)
+    converted = load_model(load_experiment(small), target).state_dict()
+    assert not direct.training
+    assert all(torch.equal(value, converted[name]) for name, value in direct.state_dict().items())
+
+
+def test_an_official_file_of_another_size_is_refused(small: Path, checkpoint: Path) -> None:
+    deep = write_config(small.parent, "deep", depth=18)
+    with pytest.raises(ValueError, match=r"official\.pth does not fit: .*missing: backbone"):
+        load_model(load_experiment(deep), checkpoint)
+
+
 def test_a_wrong_config_is_told_which_one_fits(small: Path, checkpoint: Path) -> None:
     deep = write_config(small.parent, "deep", depth=18)
     with pytest.raises(UserError, match=r"does not fit .*missing: backbone.*; it fits small.py"):
