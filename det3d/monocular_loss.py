@@ -11,7 +11,13 @@ from torch import Tensor
 
 from det3d.boxes import box_corners
 from det3d.cameras import CameraRig, Projection
-from det3d.monocular import ANSWER_SIZE, MonocularMaps, answered_depth, cell_size
+from det3d.monocular import (
+    ANSWER_SIZE,
+    MonocularConfig,
+    MonocularMaps,
+    answered_depth,
+    cell_size,
+)
 from det3d.view_rays import cell_centres, headings, unturn, view_rays
 from detr2d.criterion import mean_over_processes
 from detr2d.structures import Batch, Targets
@@ -44,13 +50,14 @@ class MonocularLoss:
     CenterNet (Zhou et al., Objects as points, 2019), eq. 1, with boxes asked for not at the centre
     alone but in the middle half of the projected box, at most ``reach`` pixels from its centre. The
     heat is divided by the number of centres, the boxes by the number of cells that own one; both by
-    at least 1 per scene. Absent cameras count nothing.
+    at least 1 per scene. Absent cameras count nothing. ``weight`` scales all three.
     """
 
     terms = ("pixel_class", "pixel_box", "pixel_depth")
 
-    def __init__(self, *, reach: float = 8.0) -> None:
+    def __init__(self, *, reach: float = 8.0, weight: float = 1.0) -> None:
         self.reach = reach
+        self.weight = weight
 
     def __call__(self, maps: MonocularMaps, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """The weighted scalar losses by name."""
@@ -74,9 +81,9 @@ class MonocularLoss:
         too_deep = (answered_depth(maps) - log_depth).abs() * owned
         cells, centres = _shared(owned > 0, len(targets)), _shared(heat == 1, len(targets))
         return {
-            "pixel_class": CLASS_WEIGHT * heat_loss(*seen) / centres,
-            "pixel_box": (off * weights).sum() / cells,
-            "pixel_depth": DEPTH_WEIGHT * too_deep.sum() / cells,
+            "pixel_class": self.weight * CLASS_WEIGHT * heat_loss(*seen) / centres,
+            "pixel_box": self.weight * (off * weights).sum() / cells,
+            "pixel_depth": self.weight * DEPTH_WEIGHT * too_deep.sum() / cells,
         }
 
 
@@ -162,6 +169,11 @@ def _answers_about(
     below = offsets(lower)[..., 1:].clamp(-LOWEST, LOWEST)
     parts = [offsets(centre), metres.log().unsqueeze(-1), own[..., 3:6].log(), yaw, velocity, below]
     return torch.cat([*parts, torch.zeros_like(below)], dim=-1).transpose(1, 2)
+
+
+def monocular_loss(settings: MonocularConfig | None) -> MonocularLoss | None:
+    """The loss of the branch that ``settings`` ask for; None without settings."""
+    return None if settings is None else MonocularLoss(weight=settings.weight)
 
 
 def _shared(mask: Tensor, num_scenes: int) -> Tensor:

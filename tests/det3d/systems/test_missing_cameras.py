@@ -23,12 +23,20 @@ TINY = ResNetConfig(depth=10, widths=(8, 8, 16, 16), out_stages=(3, 4), norm="ba
 SMALL = {"channels": 16, "num_queries": 20, "num_layers": 2, "heads": 2, "hidden": 32}
 DETR3D = DETR3DConfig(backbone=TINY, extra_levels=0, rig="free", dropout=0.0, **SMALL)
 PETR = PETRConfig(backbone=TINY, depths=Depths(count=8), dropout=0.0, **SMALL)
+PETRV2 = PETRv2Config(backbone=TINY, depths=Depths(count=8), dropout=0.0, **SMALL)
+SCRATCH = {
+    "backbone": replace(TINY, out_stages=(2, 3, 4)), "token_level": 1, "cells": "view",
+    "centre_step": 0.25, "monocular": MonocularConfig(num_queries=8),
+}  # fmt: skip
 SYSTEMS: dict[str, SystemConfig] = {
     "detr3d": DETR3D,
     "detr3d from scratch": replace(DETR3D, monocular=MonocularConfig(num_queries=8)),
     "petr": replace(PETR, cells="view"),
     "petr of a rig": PETR,
-    "petrv2": PETRv2Config(backbone=TINY, depths=Depths(count=8), dropout=0.0, **SMALL),
+    "petr from scratch": replace(PETR, **SCRATCH),
+    "petrv2": PETRV2,
+    "petrv2 from scratch": replace(PETRV2, **SCRATCH),
+    "petrv2 without past gradients": replace(PETRV2, past_gradients=False, **SCRATCH),
 }
 systems = pytest.mark.parametrize("config", SYSTEMS.values(), ids=SYSTEMS)
 
