@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -64,13 +65,6 @@ class Denoised(Batch):
     boxes: Tensor
 
 
-@dataclass(frozen=True)
-class DenoisedPredictions(Predictions):
-    """Predictions of a system that is trained with denoising queries, apart from its own."""
-
-    denoised: Denoised | None = None
-
-
 def draw_noise(targets: Sequence[Targets], groups: int) -> Tensor:
     """Uniform numbers (groups * objects of all scenes, 3) in [-1, 1), group by group."""
     count = groups * sum(len(target) for target in targets)
@@ -123,7 +117,10 @@ def blocked_between(group_size: int, groups: int, num_queries: int, device: torc
     return (owner.unsqueeze(0) != owner.unsqueeze(1)) & (owner.unsqueeze(0) >= 0)
 
 
-def split_predictions(predictions: Predictions, noisy: NoisyObjects) -> DenoisedPredictions:
+P = TypeVar("P", bound=Predictions)
+
+
+def split_predictions(predictions: P, noisy: NoisyObjects) -> tuple[P, Denoised]:
     """Take the answers about noisy objects away from those of the system's own queries."""
     count = noisy.reference.shape[1]
     where = (noisy.scenes, noisy.places)
@@ -134,12 +131,13 @@ def split_predictions(predictions: Predictions, noisy: NoisyObjects) -> Denoised
         boxes=noisy.boxes,
     )
     references = predictions.references
-    return DenoisedPredictions(
-        predictions.logits[:, :, count:],
-        predictions.codes[:, :, count:],
-        None if references is None else references[:, :, count:],
-        denoised=denoised,
+    own = replace(
+        predictions,
+        logits=predictions.logits[:, :, count:],
+        codes=predictions.codes[:, :, count:],
+        references=None if references is None else references[:, :, count:],
     )
+    return own, denoised
 
 
 class DenoisingLoss:

@@ -21,7 +21,7 @@ from det3d.cameras import CameraRig
 from det3d.geometry import Region
 from det3d.view_rays import RayEmbedding, cell_centres, headings, turn, view_rays
 from detr2d.backbones.batch_norm import BatchNorm2d
-from detr2d.structures import Batch, Predictions, at_least_float32
+from detr2d.structures import Batch, at_least_float32
 
 ANSWER_SIZE = 12  # entries of a cell's answer, see MonocularMaps
 FARTHEST = 100.0  # metres; larger depths that a pixel answers are clamped
@@ -58,13 +58,6 @@ class MonocularMaps(Batch):
     rig: CameraRig
     canvas: tuple[int, int]
     ground: float
-
-
-@dataclass(frozen=True)
-class ScenePredictions(Predictions):
-    """Predictions of a 3D system, with the per-cell answers of one that has a monocular branch."""
-
-    monocular: MonocularMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +163,21 @@ class MonocularBranch(nn.Module):
         content = self.content(choose(features.unflatten(0, lead)))
         logits = choose(maps.logits.detach()) - self.prior  # the class heads begin at the prior
         return QueryStart(content, reference, logits, codes[..., 3:])
+
+
+def build_monocular(
+    settings: MonocularConfig | None, region: Region, *, channels: int, num_classes: int
+) -> MonocularBranch | None:
+    """The branch that ``settings`` ask for, on maps of ``channels``; None without settings."""
+    if settings is None:
+        return None
+    return MonocularBranch(
+        region,
+        channels=channels,
+        num_classes=num_classes,
+        num_queries=settings.num_queries,
+        ground=settings.ground,
+    )
 
 
 def decode_answers(maps: MonocularMaps) -> Tensor:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from det3d.boxes import box_corners
 from det3d.cameras import CameraRig, Projection
-from det3d.monocular import ANSWER_SIZE, MonocularMaps, answered_depth, cell_size
+from det3d.monocular import (
+    ANSWER_SIZE,
+    MonocularConfig,
+    MonocularMaps,
+    answered_depth,
+    cell_size,
+)
 from det3d.structures import SceneBatch
 from det3d.view_rays import cell_centres, headings, unturn, view_rays
 from detr2d.accumulation import Divisor
@@ -46,13 +52,14 @@ class MonocularLoss:
     CenterNet (Zhou et al., Objects as points, 2019), eq. 1, with boxes asked for not at the centre
     alone but in the middle half of the projected box, at most ``reach`` pixels from its centre. The
     heat is divided by the number of centres, the boxes by the number of cells that own one; both by
-    at least 1 per scene. Absent cameras count nothing.
+    at least 1 per scene. Absent cameras count nothing. ``weight`` scales all three.
     """
 
     terms = ("pixel_class", "pixel_box", "pixel_depth")
 
-    def __init__(self, *, reach: float = 8.0) -> None:
+    def __init__(self, *, reach: float = 8.0, weight: float = 1.0) -> None:
         self.reach = reach
+        self.weight = weight
 
     def __call__(self, maps: MonocularMaps, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """The weighted scalar losses by name."""
@@ -69,16 +76,20 @@ class MonocularLoss:
         too_deep = (answered_depth(maps) - log_depth).abs() * owned
         centres, cells = (divisor.value() for divisor in count_wanted(wanted))
         return {
-            "pixel_class": CLASS_WEIGHT * heat_losses(*seen).sum() / centres,
-            "pixel_box": (off * weights).sum() / cells,
-            "pixel_depth": DEPTH_WEIGHT * too_deep.sum() / cells,
+            "pixel_class": self.weight * CLASS_WEIGHT * heat_losses(*seen).sum() / centres,
+            "pixel_box": self.weight * (off * weights).sum() / cells,
+            "pixel_depth": self.weight * DEPTH_WEIGHT * too_deep.sum() / cells,
         }
 
     def divisors(self, maps: MonocularMaps, batch: SceneBatch) -> dict[str, Divisor]:
-        """What each term of a batch is divided by; ``maps`` tell canvas and sizes."""
+        """What each term of a batch is divided by; ``maps`` tell canvas, sizes and cameras.
+
+        They are of the batch's first cameras; those of an earlier moment come behind.
+        """
         device = maps.logits.device
+        rig = batch.rig.select(range(maps.rig.num_cameras)).to(device)
         targets = [target.to(device) for target in batch.targets or ()]
-        centres, cells = count_wanted(self.paint(maps, batch.rig.to(device), targets))
+        centres, cells = count_wanted(self.paint(maps, rig, targets))
         return {"pixel_class": centres, "pixel_box": cells, "pixel_depth": cells}
 
     def paint(
@@ -175,3 +186,8 @@ def count_wanted(wanted: Sequence[WantedMaps]) -> tuple[Divisor, Divisor]:
         return Divisor(mean_over_processes(number), once=0, each=len(masks))
 
     return count([w.heat == 1 for w in wanted]), count([w.owned for w in wanted])
+
+
+def monocular_loss(settings: MonocularConfig | None) -> MonocularLoss | None:
+    """The loss of the branch that ``settings`` ask for; None without settings."""
+    return None if settings is None else MonocularLoss(weight=settings.weight)

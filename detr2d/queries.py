@@ -70,13 +70,15 @@ class PointQueries(nn.Module):
     """Free reference points, used as they are; contents start at zero (PETR, section 3.3).
 
     ``points`` (Q, n) is the initial layout. Trained points may leave [0, 1]: their embedding
-    follows them, what refines them clamps.
+    follows them, what refines them clamps. ``finest_period`` is the shortest wave of the embedding,
+    in sides of the unit cube; shorter ones than the paper's 1 tell close points apart sooner.
     """
 
-    def __init__(self, points: Tensor, channels: int) -> None:
+    def __init__(self, points: Tensor, channels: int, *, finest_period: float = 1.0) -> None:
         super().__init__()
         self.points = nn.Parameter(points.clone())
         self.channels = channels
+        self.scale = 2 * math.pi / finest_period
         self.embed = nn.Sequential(
             nn.Linear(points.shape[-1] * (channels // 2), channels),
             nn.ReLU(inplace=True),
@@ -90,5 +92,5 @@ class PointQueries(nn.Module):
 
     def positions(self, reference: Tensor) -> Tensor:
         """Query positions (B, Q, C) of references (B, Q, n)."""
-        waves = sine_embedding(reference, self.channels // 2, temperature=1e4, scale=2 * math.pi)
+        waves = sine_embedding(reference, self.channels // 2, temperature=1e4, scale=self.scale)
         return self.embed(waves)

@@ -6,7 +6,6 @@ cameras, samples image features there, and refines it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,12 +17,12 @@ from det3d.camera_encoder import encode_cameras
 from det3d.camera_gather import camera_features
 from det3d.camera_sampling import IndexedCameraSampling, RigFreeCameraSampling
 from det3d.checkpoints.detr3d import detr3d_table
+from det3d.criterion import SceneCriterion, ScenePredictions
 from det3d.geometry import Region
-from det3d.monocular import MonocularBranch, MonocularConfig, ScenePredictions, blank_start
-from det3d.monocular_loss import MonocularLoss
+from det3d.monocular import MonocularBranch, MonocularConfig, blank_start, build_monocular
+from det3d.monocular_loss import monocular_loss
 from det3d.postprocess import scene_detections
 from det3d.structures import SceneBatch
-from detr2d.accumulation import Divisor
 from detr2d.backbones.necks import FPN
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.backbones.vovnet import VoVNetConfig
@@ -44,7 +43,6 @@ from detr2d.structures import (
     Detections,
     FeaturePyramid,
     Predictions,
-    Targets,
     at_least_float32,
 )
 
@@ -126,30 +124,6 @@ class DETR3D(nn.Module):
     def encode(self, images: Tensor, image_sizes: Tensor) -> FeaturePyramid:
         """Features of images (N, 3, H, W) with valid areas ``image_sizes`` (N, 2)."""
         return self.neck(self.backbone(self.normalize(images, image_sizes)))
-
-
-class DETR3DCriterion:
-    """The set loss, and the monocular loss where the model has a monocular branch."""
-
-    def __init__(self, set_loss: SetCriterion, monocular: MonocularLoss, weight: float) -> None:
-        self.set_loss = set_loss
-        self.monocular = monocular
-        self.weight = weight
-
-    def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """Weighted scalar losses by name."""
-        losses = self.set_loss(predictions, targets)
-        if isinstance(predictions, ScenePredictions) and predictions.monocular is not None:
-            pixels = self.monocular(predictions.monocular, targets)
-            losses |= {name: self.weight * value for name, value in pixels.items()}
-        return losses
-
-    def divisors(self, predictions: Predictions, batch: SceneBatch) -> dict[str, Divisor]:
-        """What each term of a batch is divided by."""
-        divisors = self.set_loss.divisors(predictions, batch)
-        if isinstance(predictions, ScenePredictions) and predictions.monocular is not None:
-            divisors |= self.monocular.divisors(predictions.monocular, batch)
-        return divisors
 
 
 def ring_anchors(count: int, region: Region, height: float = -1.0) -> Tensor:
@@ -234,7 +208,9 @@ class DETR3DConfig(SystemConfig):
             ],
             region=self.region,
             centre_step=self.centre_step,
-            monocular=self._build_monocular(len(classes)),
+            monocular=build_monocular(
+                self.monocular, self.region, channels=self.channels, num_classes=len(classes)
+            ),
         )
 
     def _build_queries(self) -> LearnedQueries | AnchorQueries:
@@ -243,17 +219,6 @@ class DETR3DConfig(SystemConfig):
         height = self.monocular.ground + 1.0 if self.monocular else -1.0
         anchors = ring_anchors(self.num_queries, self.region, height)
         return AnchorQueries(anchors, self.channels)
-
-    def _build_monocular(self, num_classes: int) -> MonocularBranch | None:
-        if self.monocular is None:
-            return None
-        return MonocularBranch(
-            self.region,
-            channels=self.channels,
-            num_classes=num_classes,
-            num_queries=self.monocular.num_queries,
-            ground=self.monocular.ground,
-        )
 
     def _build_sampling(self, num_levels: int) -> nn.Module:
         if self.rig == "indexed":
@@ -273,7 +238,7 @@ class DETR3DConfig(SystemConfig):
             dropout=self.dropout,
         )
 
-    def build_criterion(self, classes: tuple[str, ...]) -> DETR3DCriterion:
+    def build_criterion(self, classes: tuple[str, ...]) -> SceneCriterion:
         """Focal and L1 with the paper's weights."""
         set_loss = SetCriterion(
             classes=FocalClasses(),
@@ -281,8 +246,7 @@ class DETR3DConfig(SystemConfig):
             cost={"class": 2.0, "l1": 0.25},
             loss={"class": 2.0, "l1": 0.25},
         )
-        weight = self.monocular.weight if self.monocular else 0.0
-        return DETR3DCriterion(set_loss, MonocularLoss(), weight)
+        return SceneCriterion(set_loss, monocular=monocular_loss(self.monocular))
 
     def official_table(self) -> Table:
         """Names in the authors' checkpoints.

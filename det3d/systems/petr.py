@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 from det3d.boxes import MetricBox3D
 from det3d.camera_encoder import encode_cameras
+from det3d.cameras import CameraRig
 from det3d.checkpoints.petr import petr_table
+from det3d.criterion import SceneCriterion, ScenePredictions
 from det3d.geometry import Region
+from det3d.monocular import MonocularBranch, MonocularConfig, blank_start, build_monocular
+from det3d.monocular_loss import monocular_loss
 from det3d.postprocess import scene_detections
 from det3d.ray_positions import (
     Depths,
@@ -46,7 +50,9 @@ class PETR(nn.Module):
     """Backbone, neck, embedded tokens of all cameras, and a decoder over them.
 
     Heads may be one module for all layers, as in the released weights. References are not refined
-    from layer to layer.
+    from layer to layer. Tokens are the map ``token_level``, the finest being 0. ``centre_step``
+    scales what the box heads say about the centre (1 as published, see ``DETR3D``); ``monocular``
+    adds queries from single images, made of the finest map, which the decoder corrects.
     """
 
     def __init__(
@@ -64,6 +70,10 @@ class PETR(nn.Module):
         class_heads: Sequence[nn.Module],
         box_heads: Sequence[nn.Module],
         region: Region,
+        num_classes: int,
+        token_level: int = 0,
+        centre_step: float = 1.0,
+        monocular: MonocularBranch | None = None,
     ) -> None:
         super().__init__()
         self.normalize = normalize
@@ -78,32 +88,45 @@ class PETR(nn.Module):
         self.class_heads = nn.ModuleList(class_heads)
         self.box_heads = nn.ModuleList(box_heads)
         self.region = region
+        self.num_classes = num_classes
+        self.token_level = token_level
+        self.centre_step = centre_step
+        self.monocular = monocular
 
-    def forward(self, batch: SceneBatch) -> Predictions:
+    def forward(self, batch: SceneBatch) -> ScenePredictions:
         """Predictions of all layers; codes as ``MetricBox3D`` has them, centres in metres."""
-        memory = self.look(batch)
+        pyramid = encode_cameras(batch.images, batch.rig, self.encode)
+        canvas = (batch.images.shape[-2], batch.images.shape[-1])
+        memory = self.tokens(pyramid.maps[self.token_level], batch.rig, canvas)
         query, reference = self.queries(len(batch))
+        start, answers = blank_start(query, reference, self.num_classes), None
+        if self.monocular is not None:
+            answers, found = self.monocular(pyramid.maps[0], batch.rig, canvas)
+            start = start.joined(found)
+        query, reference = start.content, start.reference
         query_pos = self.queries.positions(reference)
         logits, codes = [], []
         heads = zip(self.decoder, self.class_heads, self.box_heads, strict=True)
         for layer, classify, regress in heads:
             query, _ = layer(query, query_pos, reference, memory)
             state = self.norm(query)
-            code = refine(at_least_float32(regress(state)), reference)
+            delta = at_least_float32(regress(state))
+            delta = torch.cat([self.centre_step * delta[..., :3], start.codes + delta[..., 3:]], -1)
+            code = refine(delta, reference)
             centre = self.region.to_metres(code[..., :3].sigmoid())
-            logits.append(classify(state))
+            logits.append(start.logits + classify(state))
             codes.append(torch.cat([centre, code[..., 3:]], dim=-1))
         references = reference.detach().expand(len(logits) + 1, -1, -1, -1)
-        return Predictions(torch.stack(logits), torch.stack(codes), references)
+        return ScenePredictions(
+            torch.stack(logits), torch.stack(codes), references, monocular=answers
+        )
 
-    def look(self, batch: SceneBatch) -> Memory:
-        """Tokens of all cameras, view by view and row by row, with their positions."""
-        pyramid = encode_cameras(batch.images, batch.rig, self.encode)
-        canvas = (batch.images.shape[-2], batch.images.shape[-1])
-        tokens = view_tokens(pyramid.maps[0], self.projection, batch.rig.present.shape)
+    def tokens(self, features: Tensor, rig: CameraRig, canvas: tuple[int, int]) -> Memory:
+        """Features (B * V, C, H, W) as tokens, view by view and row by row, with positions."""
+        tokens = view_tokens(features, self.projection, rig.present.shape)
         size = (tokens.shape[2], tokens.shape[3])
-        padding = token_padding(batch.rig, canvas, size)
-        positions = self.rays(batch.rig, canvas, size) + self.cells(padding)
+        padding = token_padding(rig, canvas, size)
+        positions = self.rays(rig, canvas, size) + self.cells(padding)
         return Memory(
             tokens=tokens.flatten(1, 3),
             positions=positions.flatten(1, 3).to(tokens),
@@ -152,10 +175,27 @@ class PETRConfig(SystemConfig):
     """Where objects can be, in the ref frame."""
     layer_heads: Literal["shared", "own"] = "shared"
     """One pair of heads for all layers (released), or a pair for each."""
+    token_level: int = 0
+    """Which map the tokens are, the finest being 0 (released)."""
+    finest_period: float = 1.0
+    """Shortest wave of the query positions, in sides of the region; 1 as released."""
+    centre_step: float = 1.0
+    """Scale of the box heads' centre outputs; below 1 for short schedules from scratch."""
     images: Normalization | Standardization = CAFFE_BGR
     """Normalisation by fixed means and deviations, or by those of each image."""
+    monocular: MonocularConfig | None = None
+    """Queries and supervision from single images, for training from scratch."""
     num_detections: int = 300
     """Detections kept per scene."""
+
+    def __post_init__(self) -> None:
+        stages = len(self.backbone.out_stages)
+        if not 0 <= self.token_level < stages:
+            raise ValueError(
+                f"token_level must be one of the neck's {stages} maps, got {self.token_level}"
+            )
+        if self.monocular is not None and self.neck == "none":
+            raise ValueError("the monocular branch needs a neck: set neck to cpfpn")
 
     def build(self, classes: tuple[str, ...]) -> PETR:
         """Build the model with random weights."""
@@ -171,12 +211,20 @@ class PETRConfig(SystemConfig):
             projection=nn.Linear(width, channels),
             rays=RayPositions(self.ray_region, self.depths, channels),
             cells=RigSine(channels) if self.cells == "rig" else ViewSine(channels),
-            queries=PointQueries(torch.rand(self.num_queries, 3), channels),
+            queries=PointQueries(
+                torch.rand(self.num_queries, 3), channels, finest_period=self.finest_period
+            ),
             decoder=[self._build_layer() for _ in range(self.num_layers)],
             norm=nn.LayerNorm(channels),
             class_heads=[class_head(channels, len(classes)) for _ in range(copies)] * repeats,
             box_heads=[box_head(channels, MetricBox3D.code_size) for _ in range(copies)] * repeats,
             region=self.region,
+            num_classes=len(classes),
+            token_level=self.token_level,
+            centre_step=self.centre_step,
+            monocular=build_monocular(
+                self.monocular, self.region, channels=channels, num_classes=len(classes)
+            ),
         )
 
     def _build_layer(self) -> DecoderLayer:
@@ -189,14 +237,15 @@ class PETRConfig(SystemConfig):
             dropout=self.dropout,
         )
 
-    def build_criterion(self, classes: tuple[str, ...]) -> SetCriterion:
+    def build_criterion(self, classes: tuple[str, ...]) -> SceneCriterion:
         """Focal and L1 with the paper's weights."""
-        return SetCriterion(
+        set_loss = SetCriterion(
             classes=FocalClasses(),
             codec=MetricBox3D(),
             cost={"class": 2.0, "l1": 0.25},
             loss={"class": 2.0, "l1": 0.25},
         )
+        return SceneCriterion(set_loss, monocular=monocular_loss(self.monocular))
 
     def official_table(self) -> Table:
         """Names in the authors' checkpoints.

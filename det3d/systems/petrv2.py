@@ -8,7 +8,7 @@ velocities are learned as displacements between the two moments.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -18,8 +18,8 @@ from det3d.boxes import MetricBox3D
 from det3d.camera_encoder import encode_cameras
 from det3d.cameras import CameraRig
 from det3d.checkpoints.petr import petrv2_table
+from det3d.criterion import SceneCriterion, ScenePredictions
 from det3d.denoising import (
-    DenoisedPredictions,
     DenoisingConfig,
     DenoisingLoss,
     draw_noise,
@@ -28,6 +28,14 @@ from det3d.denoising import (
 )
 from det3d.geometry import Region
 from det3d.heads import GroupedBoxHead
+from det3d.monocular import (
+    MonocularConfig,
+    MonocularMaps,
+    QueryStart,
+    blank_start,
+    build_monocular,
+)
+from det3d.monocular_loss import monocular_loss
 from det3d.postprocess import scene_detections
 from det3d.ray_positions import (
     Depths,
@@ -40,7 +48,12 @@ from det3d.ray_positions import (
     view_tokens,
 )
 from det3d.structures import SceneBatch
-from detr2d.accumulation import Divisor
+from det3d.two_moments import (
+    DisplacementVelocity,
+    MovingStart,
+    encode_present,
+    seconds_between,
+)
 from detr2d.attention import DenseAttention, Memory
 from detr2d.backbones.necks import CPFPN
 from detr2d.backbones.resnet import ResNetConfig
@@ -65,7 +78,10 @@ class PETRv2(nn.Module):
     """PETR over the cameras of two moments, with guided positions and per-layer heads.
 
     The first half of a batch's cameras is the present frame, the second half the same cameras
-    earlier. In training with ``denoising``, noisy true centres are asked about as well.
+    earlier. In training with ``denoising``, noisy true centres are asked about as well. Tokens are
+    the map ``token_level``, the finest being 0. ``centre_step`` scales what the box heads say about
+    the centre (1 as published, see ``DETR3D``); ``moving`` adds queries from the finest map, which
+    the decoder corrects. Without ``past_gradients`` the earlier images do not train the backbone.
     """
 
     def __init__(
@@ -86,6 +102,10 @@ class PETRv2(nn.Module):
         region: Region,
         num_classes: int,
         denoising: DenoisingConfig | None = None,
+        token_level: int = 0,
+        centre_step: float = 1.0,
+        moving: MovingStart | None = None,
+        past_gradients: bool = True,
     ) -> None:
         super().__init__()
         self.normalize = normalize
@@ -103,69 +123,90 @@ class PETRv2(nn.Module):
         self.region = region
         self.num_classes = num_classes
         self.denoising = denoising
+        self.token_level = token_level
+        self.centre_step = centre_step
+        self.moving = moving
+        self.past_gradients = past_gradients
 
-    def forward(self, batch: SceneBatch) -> Predictions:
+    def forward(self, batch: SceneBatch) -> ScenePredictions:
         """Predictions of all layers; codes as ``MetricBox3D`` has them, centres in metres.
 
         In training noisy objects are asked about even if there are none: processes of one run have
         to have the same losses, in which they count objects together.
         """
         targets = batch.targets or ()
-        if self.denoising is None or not self.training or not targets:
-            _, reference = self.queries(len(batch))
-            return self.decode(batch, reference)
-        return self.denoise(batch, targets, draw_noise(targets, self.denoising.groups))
+        if self.denoising is not None and self.training and targets:
+            return self.denoise(batch, targets, draw_noise(targets, self.denoising.groups))
+        memory, start, answers = self.look(batch)
+        return replace(self.decode(start, memory, batch.rig), monocular=answers)
 
     def denoise(
         self, batch: SceneBatch, targets: Sequence[Targets], noise: Tensor
-    ) -> DenoisedPredictions:
+    ) -> ScenePredictions:
         """Predictions, and answers about the true objects moved by ``noise`` (see ``draw_noise``).
 
         Raises ValueError for a model that is built without denoising.
         """
         if self.denoising is None:
             raise ValueError("this PETRv2 is built without denoising queries")
-        _, reference = self.queries(len(batch))
+        memory, start, answers = self.look(batch)
         noisy = noisy_objects(
             targets,
             noise,
             config=self.denoising,
             region=self.region,
-            num_queries=reference.shape[1],
+            num_queries=start.reference.shape[1],
             num_classes=self.num_classes,
         )
-        together = torch.cat([noisy.reference.to(reference), reference], dim=1)
-        return split_predictions(self.decode(batch, together, noisy.blocked), noisy)
+        places = noisy.reference.to(start.reference)
+        contents = start.content.new_zeros(*places.shape[:2], start.content.shape[-1])
+        together = blank_start(contents, places, self.num_classes).joined(start)
+        predictions = self.decode(together, memory, batch.rig, noisy.blocked)
+        own, denoised = split_predictions(predictions, noisy)
+        return replace(own, monocular=answers, denoised=denoised)
 
     def decode(
-        self, batch: SceneBatch, reference: Tensor, blocked: Tensor | None = None
-    ) -> Predictions:
-        """Predictions for references (B, Q, 3); ``blocked`` (Q, Q) hides queries from others."""
-        memory = self.look(batch)
-        elapsed = seconds_between(batch.rig).view(-1, 1, 1)
+        self, start: QueryStart, memory: Memory, rig: CameraRig, blocked: Tensor | None = None
+    ) -> ScenePredictions:
+        """Predictions for queries of a start; ``blocked`` (Q, Q) hides queries from others."""
+        query, reference = start.content, start.reference
+        elapsed = seconds_between(rig).view(-1, 1, 1)
         query_pos = self.queries.positions(reference)
-        query = torch.zeros_like(query_pos)
         logits, codes = [], []
         heads = zip(self.decoder, self.class_heads, self.box_heads, strict=True)
         for layer, classify, regress in heads:
             query, _ = layer(query, query_pos, reference, memory, blocked)
             state = self.norm(query)
-            code = refine(at_least_float32(regress(state)), reference)
+            delta = at_least_float32(regress(state))
+            delta = torch.cat([self.centre_step * delta[..., :3], delta[..., 3:]], dim=-1)
+            code = refine(delta, reference)
             centre = self.region.to_metres(code[..., :3].sigmoid())
             velocity = code[..., 8:] / elapsed.to(code)
-            logits.append(classify(state))
-            codes.append(torch.cat([centre, code[..., 3:8], velocity], dim=-1))
+            change = torch.cat([code[..., 3:8], velocity], dim=-1)
+            logits.append(start.logits + classify(state))
+            codes.append(torch.cat([centre, start.codes + change], dim=-1))
         references = reference.detach().expand(len(logits) + 1, -1, -1, -1)
-        return Predictions(torch.stack(logits), torch.stack(codes), references)
+        return ScenePredictions(torch.stack(logits), torch.stack(codes), references)
 
-    def look(self, batch: SceneBatch) -> Memory:
-        """Tokens of all cameras of both moments, view by view, with their guided positions."""
-        pyramid = encode_cameras(batch.images, batch.rig, self.encode)
+    def look(self, batch: SceneBatch) -> tuple[Memory, QueryStart, MonocularMaps | None]:
+        """Tokens of both moments, the queries to ask about them, and per-cell answers, if any."""
+        encode = encode_cameras if self.past_gradients else encode_present
+        pyramid = encode(batch.images, batch.rig, self.encode)
         canvas = (batch.images.shape[-2], batch.images.shape[-1])
-        tokens = view_tokens(pyramid.maps[0], self.projection, batch.rig.present.shape)
+        memory = self.tokens(pyramid.maps[self.token_level], batch.rig, canvas)
+        content, reference = self.queries(len(batch))
+        start = blank_start(content, reference, self.num_classes)
+        if self.moving is None:
+            return memory, start, None
+        answers, found = self.moving(pyramid.maps[0], batch.rig, canvas)
+        return memory, start.joined(found), answers
+
+    def tokens(self, features: Tensor, rig: CameraRig, canvas: tuple[int, int]) -> Memory:
+        """Features (B * 2 V, C, H, W) as tokens, view by view, with their guided positions."""
+        tokens = view_tokens(features, self.projection, rig.present.shape)
         size = (tokens.shape[2], tokens.shape[3])
-        padding = token_padding(batch.rig, canvas, size)
-        positions = self.guide(self.rays(batch.rig, canvas, size), tokens) + self.cells(padding)
+        padding = token_padding(rig, canvas, size)
+        positions = self.guide(self.rays(rig, canvas, size), tokens) + self.cells(padding)
         return Memory(
             tokens=tokens.flatten(1, 3),
             positions=positions.flatten(1, 3).to(tokens),
@@ -176,46 +217,6 @@ class PETRv2(nn.Module):
     def encode(self, images: Tensor, image_sizes: Tensor) -> FeaturePyramid:
         """Features of images (N, 3, H, W) with valid areas ``image_sizes`` (N, 2)."""
         return self.neck(self.backbone(self.normalize(images, image_sizes)))
-
-
-def seconds_between(rig: CameraRig) -> Tensor:
-    """Mean seconds (B,) from the earlier to the present images, over cameras present in both.
-
-    One second where a scene has no such camera. Raises ValueError for an odd number of cameras.
-    """
-    if rig.num_cameras % 2:
-        raise ValueError(
-            f"PETRv2 needs each camera twice, now and earlier; the rig has {rig.num_cameras}: "
-            "set data.previous"
-        )
-    now, earlier = rig.timestamps.chunk(2, dim=1)
-    first, second = rig.present.chunk(2, dim=1)
-    both = (first & second).to(now)
-    count = both.sum(1)
-    mean = ((now - earlier) * both).sum(1) / count.clamp(min=1)
-    return torch.where(count > 0, mean, torch.ones_like(mean))
-
-
-class PETRv2Criterion:
-    """The set loss, and the denoising loss where the model was asked about noisy objects."""
-
-    def __init__(self, set_loss: SetCriterion, denoising: DenoisingLoss | None) -> None:
-        self.set_loss = set_loss
-        self.denoising = denoising
-
-    def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """Weighted scalar losses by name."""
-        losses = self.set_loss(predictions, targets)
-        denoised = getattr(predictions, "denoised", None)
-        if self.denoising is not None and denoised is not None:
-            losses |= self.denoising(denoised)
-        return losses
-
-    def divisors(self, predictions: Predictions, batch: SceneBatch) -> dict[str, Divisor]:
-        """Those of the set loss; denoising is a mean over groups, divided by the objects too."""
-        objects = self.set_loss.objects(batch.targets or (), predictions.logits)
-        terms = dict.fromkeys(DenoisingLoss.terms, objects)
-        return {**self.set_loss.divisors(predictions, batch), **terms}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,10 +249,27 @@ class PETRv2Config(SystemConfig):
     """Where objects can be, in the ref frame."""
     denoising: DenoisingConfig | None = None
     """Also ask about noisy true objects in training."""
+    token_level: int = 0
+    """Which map the tokens are, the finest being 0 (released)."""
+    finest_period: float = 1.0
+    """Shortest wave of the query positions, in sides of the region; 1 as released."""
+    centre_step: float = 1.0
+    """Scale of the box heads' centre outputs; below 1 for short schedules from scratch."""
+    past_gradients: bool = True
+    """Whether the earlier images train the backbone too (released); without, steps are faster."""
     images: Normalization | Standardization = VOVNET_BGR
     """Normalisation by fixed means and deviations, or by those of each image."""
+    monocular: MonocularConfig | None = None
+    """Queries and supervision from the present images, for training from scratch."""
     num_detections: int = 300
     """Detections kept per scene."""
+
+    def __post_init__(self) -> None:
+        stages = len(self.backbone.out_stages)
+        if not 0 <= self.token_level < stages:
+            raise ValueError(
+                f"token_level must be one of the neck's {stages} maps, got {self.token_level}"
+            )
 
     def build(self, classes: tuple[str, ...]) -> PETRv2:
         """Build the model with random weights."""
@@ -264,7 +282,9 @@ class PETRv2Config(SystemConfig):
             rays=RayPositions(self.ray_region, self.depths, channels),
             guide=FeatureGate(channels),
             cells=RigSine(channels) if self.cells == "rig" else ViewSine(channels),
-            queries=PointQueries(torch.rand(self.num_queries, 3), channels),
+            queries=PointQueries(
+                torch.rand(self.num_queries, 3), channels, finest_period=self.finest_period
+            ),
             decoder=[
                 DecoderLayer(
                     DenseAttention(channels=channels, heads=self.heads, dropout=self.dropout),
@@ -281,18 +301,30 @@ class PETRv2Config(SystemConfig):
             region=self.region,
             num_classes=len(classes),
             denoising=self.denoising,
+            token_level=self.token_level,
+            centre_step=self.centre_step,
+            moving=self._build_moving(len(classes)),
+            past_gradients=self.past_gradients,
         )
 
-    def build_criterion(self, classes: tuple[str, ...]) -> PETRv2Criterion:
+    def _build_moving(self, num_classes: int) -> MovingStart | None:
+        sizes = {"channels": self.channels, "num_classes": num_classes}
+        branch = build_monocular(self.monocular, self.region, **sizes)
+        if branch is None:
+            return None
+        return MovingStart(branch, DisplacementVelocity(self.region, **sizes))
+
+    def build_criterion(self, classes: tuple[str, ...]) -> SceneCriterion:
         """Focal and L1 with the paper's weights; velocity counts fully."""
         focal, codec, weights = FocalClasses(), MetricBox3D((1.0,) * 10), {"class": 2.0, "l1": 0.25}
         set_loss = SetCriterion(classes=focal, codec=codec, cost=weights, loss=weights)
+        monocular = monocular_loss(self.monocular)
         if self.denoising is None:
-            return PETRv2Criterion(set_loss, None)
+            return SceneCriterion(set_loss, monocular=monocular)
         denoising = DenoisingLoss(
             self.denoising, classes=focal, codec=codec, class_weight=2.0, l1_weight=0.25
         )
-        return PETRv2Criterion(set_loss, denoising)
+        return SceneCriterion(set_loss, monocular=monocular, denoising=denoising)
 
     def official_table(self) -> Table:
         """Names in the authors' checkpoints.

@@ -25,6 +25,10 @@ SMALL = {"channels": 16, "num_queries": 20, "num_layers": 2, "heads": 2, "hidden
 DETR3D = DETR3DConfig(backbone=TINY, extra_levels=0, rig="free", dropout=0.0, **SMALL)
 PETR = PETRConfig(backbone=TINY, depths=Depths(count=8), dropout=0.0, **SMALL)
 PETRV2 = PETRv2Config(backbone=TINY, depths=Depths(count=8), dropout=0.0, **SMALL)
+SCRATCH = {
+    "backbone": replace(TINY, out_stages=(2, 3, 4)), "token_level": 1, "cells": "view",
+    "centre_step": 0.25, "monocular": MonocularConfig(num_queries=8),
+}  # fmt: skip
 SYSTEMS: dict[str, SystemConfig] = {
     "detr3d": DETR3D,
     "detr3d from scratch": replace(DETR3D, monocular=MonocularConfig(num_queries=8)),
@@ -32,9 +36,12 @@ SYSTEMS: dict[str, SystemConfig] = {
     "petr of a rig": PETR,
     "petr with heads of its own": replace(PETR, cells="view", layer_heads="own"),
     "petr without neck": replace(PETR, backbone=replace(TINY, out_stages=(4,)), neck="none"),
+    "petr from scratch": replace(PETR, **SCRATCH),
     "petrv2": replace(PETRV2, cells="view"),
     "petrv2 of a rig": PETRV2,
     "petrv2 with denoising": replace(PETRV2, denoising=DenoisingConfig(groups=2)),
+    "petrv2 from scratch": replace(PETRV2, **SCRATCH),
+    "petrv2 without past gradients": replace(PETRV2, past_gradients=False, **SCRATCH),
 }
 systems = pytest.mark.parametrize("config", SYSTEMS.values(), ids=SYSTEMS)
 

@@ -7,12 +7,14 @@ import torch
 
 from det3d.denoising import DenoisingConfig
 from det3d.heads import GroupedBoxHead
+from det3d.monocular import MonocularConfig
 from det3d.ray_positions import Depths
 from det3d.structures import SceneBatch
 from det3d.systems.petr import PETRConfig
-from det3d.systems.petrv2 import PETRv2Config, seconds_between
+from det3d.systems.petrv2 import PETRv2Config
 from detr2d.backbones.resnet import ResNetConfig
-from tests.helpers.rigs import random_scene, ring_rig
+from detr2d.images import Standardization
+from tests.helpers.rigs import random_scene
 
 CLASSES = tuple(f"class{index}" for index in range(10))
 TINY = ResNetConfig(depth=10, widths=(8, 8, 16, 16), out_stages=(3, 4), norm="batch")
@@ -22,6 +24,11 @@ SMALL = {
 }  # fmt: skip
 PETR = PETRConfig(cells="view", **SMALL)
 PETRV2 = PETRv2Config(cells="view", **SMALL)
+FROM_SCRATCH = {
+    "backbone": replace(TINY, out_stages=(2, 3, 4)), "token_level": 1, "finest_period": 1 / 16,
+    "centre_step": 0.25, "images": Standardization(), "monocular": MonocularConfig(num_queries=8),
+}  # fmt: skip
+PETR_SCRATCH, PETRV2_SCRATCH = replace(PETR, **FROM_SCRATCH), replace(PETRV2, **FROM_SCRATCH)
 NOISY = replace(PETRV2, denoising=DenoisingConfig(groups=2))
 
 
@@ -68,7 +75,17 @@ def test_shared_heads_are_one_module() -> None:
     assert len({id(head) for head in own.class_heads}) == 2
 
 
-@pytest.mark.parametrize("config", [PETR, PETRV2, NOISY], ids=["petr", "petrv2", "denoising"])
+TRAINED = {
+    "petr": PETR,
+    "petrv2": PETRV2,
+    "denoising": NOISY,
+    "petr from scratch": PETR_SCRATCH,
+    "petrv2 from scratch": PETRV2_SCRATCH,
+    "denoising from scratch": replace(NOISY, **FROM_SCRATCH),
+}
+
+
+@pytest.mark.parametrize("config", TRAINED.values(), ids=TRAINED)
 def test_training_reduces_the_loss_and_reaches_every_parameter(
     config: PETRConfig | PETRv2Config,
 ) -> None:
@@ -86,6 +103,52 @@ def test_training_reduces_the_loss_and_reaches_every_parameter(
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
+@pytest.mark.parametrize("config", [PETR_SCRATCH, PETRV2_SCRATCH], ids=["petr", "petrv2"])
+def test_single_images_add_queries_and_losses(config: PETRConfig | PETRv2Config) -> None:
+    scene = two_moments()
+    predictions = config.build(CLASSES)(scene)
+    cameras = 6 if isinstance(config, PETRConfig) else 3
+    assert predictions.logits.shape == (2, 2, 20 + 8, 10)
+    assert predictions.monocular.logits.shape == (2, cameras, 10, 8, 14)
+    losses = config.build_criterion(CLASSES)(predictions, scene.targets)
+    assert {"pixel_class", "pixel_box", "pixel_depth", "layer0/l1", "class"} <= losses.keys()
+
+
+def test_released_settings_have_no_part_that_training_from_scratch_adds() -> None:
+    plain = {name.split(".")[0] for name in PETRV2.build(CLASSES).state_dict()}
+    more = {name.split(".")[0] for name in PETRV2_SCRATCH.build(CLASSES).state_dict()}
+    assert more - plain == {"moving"} and "monocular" not in PETR.build(CLASSES).state_dict()
+
+
+def test_without_past_gradients_evaluation_is_the_same_and_the_past_trains_nothing() -> None:
+    model, scene = shaken(PETRV2_SCRATCH), two_moments()
+    plain = model(scene)
+    model.past_gradients = False
+    held = model(scene)
+    torch.testing.assert_close(held.logits, plain.logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(held.codes, plain.codes, atol=1e-4, rtol=1e-4)
+    present = scene.rig.present.clone()
+    present[:, :3] = False
+    past = model(replace(scene, rig=replace(scene.rig, present=present)))
+    past.logits.sum().backward()
+    grads = [p.grad for p in model.backbone.parameters() if p.grad is not None]
+    assert not any(grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize("level", [-1, 2])
+@pytest.mark.parametrize("config", [PETR, PETRV2], ids=["petr", "petrv2"])
+def test_a_level_that_the_neck_lacks_is_named(
+    config: PETRConfig | PETRv2Config, level: int
+) -> None:
+    with pytest.raises(ValueError, match=f"one of the neck's 2 maps, got {level}"):
+        replace(config, token_level=level)
+
+
+def test_single_images_need_a_neck() -> None:
+    with pytest.raises(ValueError, match="set neck to cpfpn"):
+        replace(PETR, neck="none", monocular=MonocularConfig())
+
+
 def test_velocity_is_a_displacement_by_the_time_between_the_frames() -> None:
     model = shaken(PETRV2)
     once, twice = model(two_moments(apart=0.5)), model(two_moments(apart=1.0))
@@ -95,18 +158,6 @@ def test_velocity_is_a_displacement_by_the_time_between_the_frames() -> None:
     once, twice = model(scene), model(slower)
     torch.testing.assert_close(once.codes[..., 8:], 2 * twice.codes[..., 8:])
     torch.testing.assert_close(once.codes[..., :8], twice.codes[..., :8])
-
-
-def test_seconds_are_averaged_over_cameras_present_in_both_frames() -> None:
-    rig = ring_rig(4)
-    rig.timestamps[0] = torch.tensor([1.0, 3.0, 0.5, 1.0])
-    assert seconds_between(rig).tolist() == [1.25]
-    rig.present[0, 1] = False
-    assert seconds_between(rig).tolist() == [0.5]
-    rig.present[0, 0] = False
-    assert seconds_between(rig).tolist() == [1.0]
-    with pytest.raises(ValueError, match=r"rig has 3: set data\.previous"):
-        seconds_between(ring_rig(3))
 
 
 def test_denoising_leaves_the_own_queries_alone_and_evaluation_too() -> None:
