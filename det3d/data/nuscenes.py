@@ -236,13 +236,12 @@ class NuScenesDataset(Dataset[SceneBatch]):
         for camera, file, size, window in zip(
             self.cameras, views.files, sizes, windows, strict=True
         ):
+            if not file:
+                images.append(torch.zeros(3, *window.size, dtype=torch.uint8))
+                continue
             place = f"{where}, camera {camera}"
             path = below(self.root, str(file, "utf-8"), place)
-            images.append(
-                frame_image(read_image(path, tuple(size), place), window)
-                if file
-                else torch.zeros(3, *window.size, dtype=torch.uint8)
-            )
+            images.append(frame_image(read_image(path, tuple(size), place), window))
         return pad_stack(images), frame_rig(native, windows)
 
     def _targets(self, row: int) -> Targets:

@@ -22,7 +22,8 @@ from tests.helpers.hiding import hidden
 from tests.helpers.tiny_coco import SIZES, write_tiny_coco
 from tests.helpers.tiny_nuscenes import CAMERA_YAWS, write_tiny_nuscenes
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "toy").glob("*.py"))
+TOYS = sorted((Path(__file__).resolve().parents[2] / "configs" / "toy").glob("*.py"))
+CONFIGS = [path for path in TOYS if not path.stem.endswith("_r50")]  # the same systems, larger
 SCENE = (96, 160)  # height and width of the cameras' images
 
 

@@ -91,7 +91,7 @@ def test_a_state_with_one_wrong_bit_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_newest_whole_state_is_found_and_broken_ones_are_set_aside(tmp_path: Path) -> None:
-    paths = [save_state(tmp_path, step, {}, ORIGIN, keep=9) for step in (1, 2, 3, 4)]
+    paths = [save_state(tmp_path, step, {"model": {}}, ORIGIN, keep=9) for step in (1, 2, 3, 4)]
     (paths[2] / STATE_FILE).write_bytes(b"PK")
     (paths[3] / STATE_FILE).unlink()
     found, refused = newest_whole_state(tmp_path)
@@ -100,7 +100,7 @@ def test_the_newest_whole_state_is_found_and_broken_ones_are_set_aside(tmp_path:
     assert "step_00000003" in refused[1] and "truncated" in refused[1]
     assert state_names(tmp_path) == ["step_00000001", "step_00000002"]
     assert (tmp_path / "checkpoints" / "refused_0_step_00000003" / STATE_FILE).exists()
-    save_state(tmp_path, 3, {}, ORIGIN, keep=9)  # the step can be saved anew
+    save_state(tmp_path, 3, {"model": {}}, ORIGIN, keep=9)  # the step can be saved anew
     assert newest_whole_state(tmp_path) == (paths[2], [])
 
 
