@@ -18,9 +18,7 @@ from det3d.data.views import Views, absent_view, join_views, key_frame_views
 from detr2d.structures import pad_stack
 
 MICROSECOND = 1e-6  # seconds
-NO_PAST = (
-    1_245_000  # microseconds; PETRv2's released code calls a first frame's own images this old
-)
+NO_PAST = 1.245  # seconds; PETRv2's released code calls a first frame's own images this old
 
 
 class History(Protocol):
