@@ -75,36 +75,42 @@ def paint(
     """
     batch, tokens = cells.valid.shape
     boxes = torch.cat([target.boxes for target in targets]).to(cells.sizes)
-    labels = torch.cat([target.labels for target in targets])
-    counts = torch.tensor([len(target) for target in targets], device=boxes.device)
-    image = torch.arange(batch, device=boxes.device).repeat_interleave(counts)
+    labels = torch.cat([target.labels for target in targets]).to(boxes.device)
+    image = torch.cat([labels.new_full((len(target),), i) for i, target in enumerate(targets)])
     order = boxes[:, 2:].prod(-1).argsort()  # the smaller object is the earlier one
     boxes, labels, image = boxes[order], labels[order], image[order]
     heat = boxes.new_zeros(batch * tokens * num_classes)
     owner = labels.new_full((batch * tokens,), len(boxes))
-    levels = object_levels(boxes, cells.sizes[image, 0], int(cells.levels.max()))
-    for level in range(int(cells.levels.max()) + 1):
+    levels = object_levels(boxes, cells.sizes[image, 0], len(cells.spatial_shapes) - 1)
+    for level, token in enumerate(cells.by_level()):
         of_level = (levels == level).nonzero()[:, 0]
-        token = (cells.levels == level).nonzero()[:, 0]
         if not len(of_level):
             continue
-        box, home = boxes[of_level].unsqueeze(1), image[of_level]
-        size = cells.sizes[home][:, token[:1]]
-        away = (cells.centres[home][:, token] - box[..., :2]).abs() / size  # (T, n, 2)
-        half = 0.5 * box[..., 2:] / size
-        bell = torch.exp(-0.5 * (away / (half / 3).clamp(*BELL)).square().sum(-1))
-        nearest = away.square().sum(-1).argmin(-1, keepdim=True)
-        bell = bell.scatter(1, nearest, 1.0)
+        home = image[of_level]
+        bell, inside = bells(boxes[of_level], home, cells, token)
         place = home.unsqueeze(1) * tokens + token  # (T, n) among all tokens of all images
-        seen = (bell > LEAST) & cells.valid[home][:, token]
+        seen = bell > LEAST
         index = place * num_classes + labels[of_level].unsqueeze(1)
         heat.scatter_reduce_(0, index[seen], bell[seen], "amax")
-        inside = (away <= (0.5 * half).clamp(0.5, REACH)).all(-1) & cells.valid[home][:, token]
         claims = of_level.unsqueeze(1).expand_as(place)
         owner.scatter_reduce_(0, place[inside], claims[inside], "amin")
     asked = owner < len(boxes)
     which = asked.view(batch, tokens).nonzero(as_tuple=True)
     return heat.view(batch, tokens, num_classes), boxes[owner[asked]], (which[0], which[1])
+
+
+def bells(boxes: Tensor, image: Tensor, cells: Cells, token: Tensor) -> tuple[Tensor, Tensor]:
+    """Heat (T, n) that objects give to the n tokens of their level, and which are asked for them.
+
+    boxes (T, 4) and the image (T,) of each object; the padding has neither.
+    """
+    size, valid = cells.sizes[image][:, token[:1]], cells.valid[image][:, token]
+    away = (cells.centres[image][:, token] - boxes[:, None, :2]).abs() / size  # (T, n, 2)
+    half = 0.5 * boxes[:, None, 2:] / size
+    bell = torch.exp(-0.5 * (away / (half / 3).clamp(*BELL)).square().sum(-1))
+    bell = bell.scatter(1, away.square().sum(-1).argmin(-1, keepdim=True), 1.0)
+    inside = (away <= (0.5 * half).clamp(0.5, REACH)).all(-1)
+    return bell * valid, inside & valid
 
 
 def object_levels(boxes: Tensor, finest: Tensor, coarsest: int) -> Tensor:

@@ -30,14 +30,19 @@ LAST = -1e4  # added to the scores of tokens that are chosen only if there is no
 class Cells(Batch):
     """Where N tokens of B images are.
 
-    centres, sizes (B, N, 2): (x, y) in [0, 1] of the image's valid area; levels (N,) int64, 0 the
-    finest; valid (B, N) bool, False in the padding.
+    centres, sizes (B, N, 2): (x, y) in [0, 1] of the image's valid area; valid (B, N) bool, False
+    in the padding; spatial_shapes: (height, width) of the levels that they form, finest first.
     """
 
     centres: Tensor
     sizes: Tensor
-    levels: Tensor
     valid: Tensor
+    spatial_shapes: tuple[tuple[int, int], ...]
+
+    def by_level(self) -> list[Tensor]:
+        """The numbers of the tokens of each level."""
+        counts = [height * width for height, width in self.spatial_shapes]
+        return list(torch.arange(sum(counts), device=self.valid.device).split(counts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +107,13 @@ class DenseHeads(nn.Module):
 
 def token_cells(memory: MultiScaleMemory) -> Cells:
     """Places of the memory's tokens, float32."""
-    shapes, device = memory.spatial_shapes, memory.cells.device
-    counts = torch.tensor([height * width for height, width in shapes], device=device)
-    levels = torch.arange(len(shapes), device=device).repeat_interleave(counts)
-    sizes = 1 / (memory.valid_ratios * map_sizes(shapes, memory.valid_ratios))
-    return Cells(memory.cells, sizes[:, levels], levels, ~memory.padding)
+    shapes, ratios = memory.spatial_shapes, memory.valid_ratios
+    sizes = 1 / (ratios * map_sizes(shapes, ratios))  # (B, levels, 2)
+    each = [
+        size.unsqueeze(1).expand(-1, height * width, -1)
+        for (height, width), size in zip(shapes, sizes.unbind(1), strict=True)
+    ]
+    return Cells(memory.cells, torch.cat(each, dim=1), ~memory.padding, shapes)
 
 
 def boxes_in_cells(answers: Tensor, cells: Cells) -> Tensor:

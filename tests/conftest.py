@@ -23,3 +23,12 @@ def parity() -> Path:
     if not folder.is_dir():
         pytest.skip("no official reference outputs in ../shared/parity")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The real nuScenes and COCO data beside the repository; skips where they are absent."""
+    folder = SHARED / "real"
+    if not folder.is_dir():
+        pytest.skip("no real data in ../shared/real")
+    return folder

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from det3d.doctor.conventions import (
-    CLEAR,
     ENOUGH,
     MOVING,
     NAMES,
     Sizes,
+    compare_sizes,
     judge_headings,
     judge_sizes,
     moving_vehicles,
@@ -143,7 +142,8 @@ def judge_pairs(pairs: Pairs, where: str, written: tuple[str, ...] = NAMES) -> I
     """Sizes, headings and heights of matched detections against their objects."""
     if len(pairs) < ENOUGH:
         return
-    sizes = compare_sizes(pairs, written)
+    numbers = pairs.found[:, [3 + NAMES.index(word) for word in written]]
+    sizes = compare_sizes(numbers, pairs.truth[:, 3:6], written)
     yield from size_findings(sizes, where)
     long = np.isin(np.array(pairs.names, dtype=object), ELONGATED)
     headings = judge_headings(pairs.found[long, 6], pairs.truth[long, 6])
@@ -180,18 +180,3 @@ def judge_pairs(pairs: Pairs, where: str, written: tuple[str, ...] = NAMES) -> I
 def speeds(boxes: Array) -> Array:
     """Speeds (N,) of boxes (N, 9); 0 where they are unknown."""
     return np.linalg.norm(np.nan_to_num(boxes[:, 7:9]), axis=1)
-
-
-def compare_sizes(pairs: Pairs, written: tuple[str, ...]) -> Sizes:
-    """Sizes of detections, read in every order, against those of their objects."""
-    numbers = pairs.found[:, [3 + NAMES.index(word) for word in written]]
-    found, truth = np.log(np.clip(numbers, 1e-3, None)), np.log(pairs.truth[:, 3:6])
-    errors = {}
-    for order in itertools.permutations(NAMES):
-        gap = found[:, [order.index(name) for name in NAMES]] - truth
-        errors[order] = float(np.abs(gap - np.median(gap)).mean())
-    best = min(errors, key=lambda order: errors[order])
-    if errors[written] - errors[best] <= CLEAR:
-        best = written
-    scale = float(np.exp(np.median(found.mean(1) - truth.mean(1))))
-    return Sizes(best, written, (errors[written], errors[best]), scale, len(pairs))

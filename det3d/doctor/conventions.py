@@ -70,16 +70,21 @@ def judge_sizes(sizes: Array, names: Sequence[str], given: tuple[str, ...]) -> S
     known = [row for row, name in enumerate(names) if name in TYPICAL and sizes[row].min() > 0]
     if not known:
         return Sizes(given, given, (0.0, 0.0), 1.0, 0)
-    usual = np.log([TYPICAL[names[row]] for row in known])
-    logs = np.log(sizes[known])
+    return compare_sizes(sizes[known], np.array([TYPICAL[names[row]] for row in known]), given)
+
+
+def compare_sizes(sizes: Array, true: Array, given: tuple[str, ...]) -> Sizes:
+    """How sizes (N, 3), written in the order ``given``, fit true ones: length, width, height."""
+    logs, wanted = np.log(np.clip(sizes, 1e-3, None)), np.log(true)
     errors = {}
     for order in itertools.permutations(NAMES):
-        columns = [order.index(name) for name in NAMES]
-        gap = logs[:, columns] - usual
+        gap = logs[:, [order.index(name) for name in NAMES]] - wanted
         errors[order] = float(np.abs(gap - np.median(gap)).mean())
     best = min(errors, key=lambda order: errors[order])
-    scale = float(np.exp(np.median(logs.mean(1) - usual.mean(1))))
-    return Sizes(best, given, (errors[given], errors[best]), scale, len(known))
+    if errors[given] - errors[best] <= CLEAR:
+        best = given
+    scale = float(np.exp(np.median(logs.mean(1) - wanted.mean(1))))
+    return Sizes(best, given, (errors[given], errors[best]), scale, len(sizes))
 
 
 GIVEN = "as it is"

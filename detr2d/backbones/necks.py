@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
@@ -104,6 +106,17 @@ class LevelProjections(nn.Module):
             source = _project(source, part)
             maps.append(source)
         return FeaturePyramid(tuple(maps))
+
+
+def build_neck(
+    kind: Literal["projections", "fpn"],
+    in_channels: tuple[int, ...],
+    channels: int,
+    extra_levels: int,
+) -> LevelProjections | FPN:
+    """The neck that a setting names: each map on its own, or mixed from coarse to fine."""
+    neck = LevelProjections if kind == "projections" else FPN
+    return neck(in_channels, channels, extra_levels)
 
 
 def _project(level: Tensor, part: nn.Module) -> Tensor:

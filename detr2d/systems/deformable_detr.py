@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detr2d.backbones.necks import FPN, LevelProjections
+from detr2d.backbones.necks import FPN, LevelProjections, build_neck
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.boxes import NormalizedBox2D
 from detr2d.checkpoints.deformable_detr import deformable_detr_table
@@ -214,8 +214,7 @@ class DeformableDETRConfig(SystemConfig):
     def build(self, classes: tuple[str, ...]) -> DeformableDETR:
         """Build the model with random weights."""
         backbone, channels = self.backbone.build(), self.transformer.channels
-        make_neck = LevelProjections if self.neck == "projections" else FPN
-        neck = make_neck(backbone.out_channels, channels, self.extra_levels)
+        neck = build_neck(self.neck, backbone.out_channels, channels, self.extra_levels)
         positions = SinePositions(channels, offset=-0.5)
         num_heads = self.transformer.decoder_layers if self.refine_boxes else 1
         heads = [self._build_heads(len(classes), layer) for layer in range(num_heads)]

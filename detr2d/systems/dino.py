@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from detr2d.accumulation import Divisor
-from detr2d.backbones.necks import FPN, LevelProjections
+from detr2d.backbones.necks import FPN, LevelProjections, build_neck
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.backbones.swin import SwinConfig
 from detr2d.boxes import NormalizedBox2D
@@ -244,8 +244,7 @@ class DINOConfig(SystemConfig):
     def build(self, classes: tuple[str, ...]) -> DINO:
         """Build the model with random weights."""
         backbone, channels = self.backbone.build(), self.transformer.channels
-        make_neck = LevelProjections if self.neck == "projections" else FPN
-        neck = make_neck(backbone.out_channels, channels, self.extra_levels)
+        neck = build_neck(self.neck, backbone.out_channels, channels, self.extra_levels)
         positions = SinePositions(channels, temperature=20)
         return DINO(
             normalize=NormalizeImages() if self.images == "imagenet" else StandardizeImages(),

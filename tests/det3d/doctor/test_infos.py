@@ -14,7 +14,6 @@ import pytest
 from det3d.doctor.conventions import TYPICAL
 from det3d.doctor.infos import examine_infos
 from det3d.doctor.pickled import read_plain_pickle
-from tests.conftest import SHARED
 from tests.helpers.findings import alarms, kinds
 
 NAMES = ("car", "truck", "bus", "bicycle", "car", "motorcycle", "pedestrian", "barrier")
@@ -123,10 +122,8 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_the_real_info_is_of_the_newer_convention(tmp_path: Path) -> None:
-    path = SHARED / "real/nuscenes_frame/info.json"
-    if not path.is_file():
-        pytest.skip("no real data in ../shared/real")
+def test_the_real_info_is_of_the_newer_convention(real: Path, tmp_path: Path) -> None:
+    path = real / "nuscenes_frame/info.json"
     found = examine_infos(path)
     assert alarms(found) == set() and "box-convention" in kinds(found)
     content = json.loads(path.read_text())

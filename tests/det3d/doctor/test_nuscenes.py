@@ -16,7 +16,6 @@ from PIL import Image
 from det3d.data.toy_world import make_toy_nuscenes
 from det3d.doctor.nuscenes import examine_database
 from detr2d.doctor.findings import Finding
-from tests.conftest import SHARED
 from tests.helpers.findings import alarms, edit, kinds
 from tests.helpers.tiny_nuscenes import write_tiny_nuscenes
 
@@ -463,8 +462,5 @@ def test_objects_without_points_are_a_note(root: Path) -> None:
 
 
 @pytest.mark.real
-def test_a_real_frame_gives_no_alarm() -> None:
-    root = SHARED / "real/nuscenes_frame"
-    if not root.is_dir():
-        pytest.skip("no real data in ../shared/real")
-    assert alarms(examine(root)) == set()
+def test_a_real_frame_gives_no_alarm(real: Path) -> None:
+    assert alarms(examine(real / "nuscenes_frame")) == set()

@@ -16,7 +16,6 @@ from det3d.doctor.submissions import examine_submission
 from det3d.results.format import Objects
 from det3d.results.nuscenes import database_frame, to_official, write_submission
 from detr2d.doctor.findings import Finding
-from tests.conftest import SHARED
 from tests.helpers.findings import alarms, edit, kinds
 from tests.helpers.tiny_nuscenes import write_tiny_nuscenes
 
@@ -179,10 +178,8 @@ def test_the_evidence_is_said(path: Path, data: NuScenesConfig, index: NuScenesI
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["pred_gt.json", "pred_noisy.json"])
-def test_real_predictions_have_no_alarm(name: str, tmp_path: Path) -> None:
-    root = SHARED / "real/nuscenes_frame"
-    if not root.is_dir():
-        pytest.skip("no real data in ../shared/real")
+def test_real_predictions_have_no_alarm(name: str, real: Path, tmp_path: Path) -> None:
+    root = real / "nuscenes_frame"
     config = NuScenesConfig(root=root, version="v1.0-mini", index_dir=tmp_path)
     found = examine_submission(root / "eval_ref/mini_train" / name, config.open_index(), root)
     assert alarms(found) == set()

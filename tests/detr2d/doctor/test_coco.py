@@ -17,7 +17,6 @@ from PIL import Image
 
 from detr2d.doctor.coco_folder import Part, examine_parts, find_parts
 from detr2d.doctor.findings import Finding, format_findings
-from tests.conftest import SHARED
 from tests.helpers.findings import alarms, edit, kinds
 from tests.helpers.tiny_coco import annotation, write_tiny_coco
 
@@ -276,10 +275,7 @@ def test_the_text_counts_and_starts_with_the_worst(root: Path) -> None:
 
 
 @pytest.mark.real
-def test_real_images_give_no_alarm() -> None:
-    root = SHARED / "real/coco_mini"
-    if not root.is_dir():
-        pytest.skip("no real data in ../shared/real")
-    parts = find_parts(root)
+def test_real_images_give_no_alarm(real: Path) -> None:
+    parts = find_parts(real / "coco_mini")
     assert len(parts) == 2
     assert alarms(examine_parts(parts)) == set()
