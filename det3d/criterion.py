@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from det3d.monocular import MonocularMaps
 from det3d.monocular_loss import MonocularLoss
 from det3d.structures import SceneBatch
 from detr2d.accumulation import Divisor
-from detr2d.criterion import SetCriterion
+from detr2d.criterion import SetCriterion, count_objects
 from detr2d.structures import Predictions, Targets
 
 
@@ -42,27 +43,24 @@ class SceneCriterion:
         self.monocular = monocular
         self.denoising = denoising
 
-    def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """Weighted scalar losses by name."""
+    def __call__(self, predictions: Any, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Weighted scalar losses by name, of ``ScenePredictions``."""
         losses = self.set_loss(predictions, targets)
-        maps = getattr(predictions, "monocular", None)
-        denoised = getattr(predictions, "denoised", None)
-        if self.monocular is not None and maps is not None:
-            losses |= self.monocular(maps, targets)
-        if self.denoising is not None and denoised is not None:
-            losses |= self.denoising(denoised)
+        if self.monocular is not None and predictions.monocular is not None:
+            losses |= self.monocular(predictions.monocular, targets)
+        if self.denoising is not None and predictions.denoised is not None:
+            losses |= self.denoising(predictions.denoised)
         return losses
 
-    def divisors(self, predictions: Predictions, batch: SceneBatch) -> dict[str, Divisor]:
+    def divisors(self, predictions: Any, batch: SceneBatch) -> dict[str, Divisor]:
         """What each term of a batch is divided by.
 
         Denoising is a mean over groups, divided by the objects too.
         """
         divisors = self.set_loss.divisors(predictions, batch)
-        maps = getattr(predictions, "monocular", None)
-        if self.monocular is not None and maps is not None:
-            divisors |= self.monocular.divisors(maps, batch)
+        if self.monocular is not None and predictions.monocular is not None:
+            divisors |= self.monocular.divisors(predictions.monocular, batch)
         if self.denoising is not None:
-            objects = self.set_loss.objects(batch.targets or (), predictions.logits)
+            objects = count_objects(batch.targets or (), predictions.logits)
             divisors |= dict.fromkeys(self.denoising.terms, objects)
         return divisors

@@ -22,7 +22,7 @@ from det3d.results.nuscenes import CATEGORIES
 from det3d.structures import SceneBatch
 from det3d.visualization.result_source import ResultSource
 from detr2d.config import Experiment
-from detr2d.inference import load_model, prepare_inference
+from detr2d.prediction import load_detector
 from detr2d.structures import Detections, pad_stack
 
 RESULTS_FILE = "results.json"
@@ -43,19 +43,14 @@ def predict_results(
     results = read_results(path)
     check_frame(results, data, path)
     classes = fitting_classes(results, data.class_names(), path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(experiment, checkpoint).to(device)
-    predict = prepare_inference(model, experiment.train.precision, device)
-    source = ResultSource(
-        results, score=0, with_lidar=False, names=model_cameras(results, data.cameras)
-    )
+    detector = load_detector(experiment, checkpoint)
+    names = model_cameras(results, data.cameras, path)
+    source = ResultSource(results, score=0, with_lidar=False, names=names)
     frames = []
     for frame in tqdm(results.frames, "predict", unit="frame", dynamic_ncols=True):
         ref_from_model = invert_transform(frame.ego_from_ref) if data.ref == "ego" else np.eye(4)
-        scene = framed_scene(source.scene(frame), data, ref_from_model).to(device)
-        with torch.inference_mode():
-            found = experiment.system.postprocess(predict(scene))[0].to("cpu")
-        frames.append(replace(frame, detections=found_objects(found, ref_from_model, score)))
+        found = detector(framed_scene(source.scene(frame), data, ref_from_model), score)[0]
+        frames.append(replace(frame, detections=as_objects(found, ref_from_model)))
     target = output_dir / RESULTS_FILE
     write_results(target, replace(results, classes=classes, frames=tuple(frames)))
     return target
@@ -89,13 +84,20 @@ def fitting_classes(results: Results, names: tuple[str, ...], path: Path) -> tup
     return tuple(Category(name, ranges.get(name)) for name in names)
 
 
-def model_cameras(results: Results, wanted: tuple[str, ...]) -> tuple[str, ...]:
+def model_cameras(results: Results, wanted: tuple[str, ...], path: Path) -> tuple[str, ...]:
     """Names of the cameras in the model's order: the config's if the file has any of them.
 
-    Those that a frame lacks are absent; a file of another rig is taken as it is.
+    Those that a frame lacks are absent; a file of another rig is taken as it is. Raises ValueError
+    for a file with some of the config's cameras and others.
     """
     names = tuple(dict.fromkeys(c.name for frame in results.frames for c in frame.cameras))
-    return wanted if set(wanted) & set(names) else names
+    known, others = set(wanted) & set(names), [name for name in names if name not in wanted]
+    if known and others:
+        raise ValueError(
+            f"{path} has the cameras {', '.join(others)}, which data.cameras does not name: "
+            f"name them there, or call none of them as it does ({', '.join(wanted)})"
+        )
+    return wanted if known else names
 
 
 def framed_scene(native: SceneBatch, data: NuScenesConfig, ref_from_model: Array) -> SceneBatch:
@@ -111,9 +113,7 @@ def framed_scene(native: SceneBatch, data: NuScenesConfig, ref_from_model: Array
     return SceneBatch(canvas.unsqueeze(0), rig, native.tokens)
 
 
-def found_objects(found: Detections, ref_from_model: Array, score: float) -> Objects:
-    """Detections of at least ``score`` as objects in the file's frame, best first."""
-    order = found.scores.argsort(descending=True, stable=True)
-    kept = found.select(order[found.scores[order] >= score])
-    boxes = transform_boxes(ref_from_model, kept.boxes.double().numpy())
-    return Objects(boxes, kept.labels.numpy(), kept.scores.double().numpy())
+def as_objects(found: Detections, ref_from_model: Array) -> Objects:
+    """Detections as objects in the file's frame."""
+    boxes = transform_boxes(ref_from_model, found.boxes.double().numpy())
+    return Objects(boxes, found.labels.numpy(), found.scores.double().numpy())

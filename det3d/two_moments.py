@@ -123,7 +123,8 @@ class DisplacementVelocity(nn.Module):
         """``now`` with other velocities (the last two entries of its codes).
 
         Both starts are in the present ref frame. elapsed (B,) in seconds; seen (B,) bool: False
-        where there is no earlier image, which leaves what single images say (and their bias).
+        where all earlier cameras are absent, which leaves what single images say and their bias.
+        A scene's first frame has its own images there, so it sees no motion; their age tells.
         """
         here = self.region.to_metres(at_least_float32(now.reference))  # (B, Q, 3)
         there = self.region.to_metres(at_least_float32(before.reference))  # (B, M, 3)

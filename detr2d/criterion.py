@@ -103,19 +103,14 @@ class SetCriterion:
 
     def count(self, targets: Sequence[Targets], like: Tensor) -> Tensor:
         """Number () of objects, averaged over processes, at least one; type and device ``like``."""
-        return self.objects(targets, like).value()
-
-    def objects(self, targets: Sequence[Targets], like: Tensor) -> Divisor:
-        """The number of objects as a divisor."""
-        number = like.new_tensor(float(sum(len(target) for target in targets)))
-        return Divisor(mean_over_processes(number))
+        return count_objects(targets, like).value()
 
     def divisors(self, predictions: Predictions, batch: Any) -> dict[str, Divisor]:
         """What each term of a batch is divided by; ``predictions`` tell the number of queries."""
         num_queries = predictions.logits.shape[2]
         matched = sum(min(len(target), num_queries) for target in batch.targets)
         unmatched = num_queries * len(batch.targets) - matched
-        objects = self.objects(batch.targets, predictions.logits)
+        objects = count_objects(batch.targets, predictions.logits)
         terms = (*self.codec.terms, *(self.masks.terms if self.masks is not None else ()))
         classes = self.classes.divisor(objects, matched, unmatched)
         return {"class": classes, **dict.fromkeys(terms, objects)}
@@ -228,6 +223,12 @@ def class_error(predictions: Predictions, targets: Sequence[Targets], matches: M
     labels = pad_stack([target.labels for target in targets])[pairs.images, pairs.objects]
     right = logits[pairs.images, pairs.queries].argmax(-1) == labels
     return 100 - 100 * right.float().sum() / max(len(pairs), 1)
+
+
+def count_objects(targets: Sequence[Targets], like: Tensor) -> Divisor:
+    """The number of objects, averaged over processes; type and device ``like``."""
+    number = like.new_tensor(float(sum(len(target) for target in targets)))
+    return Divisor(mean_over_processes(number))
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detr2d.accumulation import Divisor
 from detr2d.boxes import overlaps, to_corners
-from detr2d.criterion import mean_over_processes
+from detr2d.criterion import count_objects
 from detr2d.dense_proposals import Cells, DensePredictions
 from detr2d.losses import heat_losses
 from detr2d.structures import ImageBatch, Targets
@@ -18,7 +18,7 @@ LARGEST = 6.0  # cells: the longer side of the objects that belong to the finest
 REACH = 1.5  # cells: how far from an object's centre its box is asked for
 BELL = (0.6, 2.5)  # cells: narrowest and widest deviation of an object's heat
 LEAST = 0.01  # heat below this is none
-CLASS_WEIGHT, BOX_WEIGHT, GIOU_WEIGHT = 1.5, 0.5, 1.0
+CLASS_WEIGHT, BOX_WEIGHT, GIOU_WEIGHT = 1.5, 0.2, 0.4
 
 
 class DenseLoss:
@@ -27,8 +27,8 @@ class DenseLoss:
     An object belongs to the level on which its longer side is at most ``LARGEST`` cells, as in FPN
     (Lin et al., CVPR 2017, eq. 1). Its heat is a bell of a third of its half sizes, 1 at the cell
     of its centre. Its box is asked for in the middle half of the box, at most ``REACH`` cells from
-    the centre; where two objects claim a cell the smaller one has it. The heat is divided by the
-    number of objects, boxes by the number of cells that are asked, averaged over processes.
+    the centre; where two objects claim a cell the smaller one has it. All sums are divided by
+    the number of objects, averaged over processes.
     """
 
     def __call__(
@@ -41,21 +41,17 @@ class DenseLoss:
         found, wanted = boxes[asked], wanted.to(boxes)
         _, giou = overlaps(to_corners(found), to_corners(wanted))
         off = relative_distance(found, wanted, cells.sizes[asked])
-        objects, cells_asked = (
-            mean_over_processes(boxes.new_tensor(float(n))).clamp(min=1)
-            for n in (sum(len(target) for target in targets), len(wanted))
-        )
+        objects = count_objects(targets, boxes).value()
         return {
             "class": CLASS_WEIGHT * burnt / objects,
-            "box": BOX_WEIGHT * off.sum() / cells_asked,
-            "overlap": GIOU_WEIGHT * (1 - giou).sum() / cells_asked,
+            "box": BOX_WEIGHT * off.sum() / objects,
+            "overlap": GIOU_WEIGHT * (1 - giou).sum() / objects,
         }
 
     def divisors(self, predictions: DensePredictions, batch: ImageBatch) -> dict[str, Divisor]:
-        """What boxes are divided by: the cells that are asked for one. The heat has the objects."""
-        _, wanted, _ = paint(predictions.cells, batch.targets or (), predictions.logits.shape[-1])
-        asked = Divisor(mean_over_processes(predictions.codes.new_tensor(float(len(wanted)))))
-        return {"box": asked, "overlap": asked}
+        """What each term of a batch is divided by."""
+        objects = count_objects(batch.targets or (), predictions.codes)
+        return dict.fromkeys(("class", "box", "overlap"), objects)
 
 
 def relative_distance(boxes: Tensor, others: Tensor, cell: Tensor) -> Tensor:

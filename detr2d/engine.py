@@ -127,7 +127,7 @@ class Training:
         self.seed(self.step, accelerator.process_index)
         self.schedule.apply(self.optimizer, self.step)
         self.statistics.remember()
-        rows = list(self._gradients(group))
+        rows = list(self.gradients(group))
         clip_norm = self.experiment.train.clip_norm or math.inf
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), clip_norm)
         *numbers, norms = read_numbers([*rows, {"grad_norm": norm}])
@@ -154,7 +154,7 @@ class Training:
         """Set the random state that the step with index ``step`` has in ``process``."""
         torch.manual_seed(mix_seed(self.experiment.train.seed, step, process))
 
-    def _gradients(self, group: list[Any]) -> Iterator[dict[str, Tensor]]:
+    def gradients(self, group: list[Any]) -> Iterator[dict[str, Tensor]]:
         """Add up the gradients of micro-batches; the losses and statistics of each."""
         accelerator = self.accelerator
         for position, batch in enumerate(group):
@@ -299,6 +299,9 @@ def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None 
     )
     try:
         with training.stop:
+            missing = training.validation.due(training.step) and training.step not in log.judged
+            if states and broadcast_object_list([missing])[0]:
+                _judge(training, log)  # the run was stopped before or while it did
             _train(training, log, num_steps if stop_after is None else min(stop_after, num_steps))
     finally:
         log.close()
@@ -326,7 +329,7 @@ def _train(training: Training, log: RunLog, last_step: int) -> None:
         training.window.data_seconds += time.perf_counter() - waiting
         values = training.update(group)
         if values is not None:
-            training.window.add(training.step, values)
+            training.window.add(values)
         log.advance()
         epoch = training.step % (train.checkpoint_every * steps_per_epoch) == 0
         epoch = epoch or training.step == training.schedule.num_steps
@@ -334,22 +337,27 @@ def _train(training: Training, log: RunLog, last_step: int) -> None:
         due = training.validation.due(training.step)
         if epoch or due or training.step % train.log_every == 0:
             _write_window(training, log)
-        if due:
-            log.write(training.validation.record(training.best_model, training.step))
-            training.window = Window()
-        if epoch or between or training.step == last_step or training.stopping:
-            training.save()
+        if epoch or due or between or training.step == last_step or training.stopping:
+            training.save()  # before a long evaluation, which nothing may be lost by
         if training.stopping:
             return
+        if due:
+            _judge(training, log)
         waiting = time.perf_counter()
+
+
+def _judge(training: Training, log: RunLog) -> None:
+    """One log line with the official figures of the weights as they are."""
+    log.write(training.validation.record(training.best_model, training.step))
+    training.window = Window()  # whose clock starts now
 
 
 def _write_window(training: Training, log: RunLog) -> None:
     """One log line with the means over the window and over the processes; begin the next window."""
     window, training.window = training.window, Window()
-    if not window.steps:
+    if not window.values:
         return  # all of them were skipped
-    steps, seconds = len(window.steps), time.perf_counter() - window.started
+    steps, seconds = len(window.values), time.perf_counter() - window.started
     means = {
         **window.means(),
         "data_time": window.data_seconds / steps,

@@ -24,6 +24,7 @@ from detr2d.config import (
     to_json,
     user_errors,
 )
+from detr2d.stopping import signals_held
 from detr2d.structures import Predictions, map_tensors
 
 
@@ -128,10 +129,13 @@ def judge(
     results: dict[str, Any] = {}
     broken: list[str] = []
     main = accelerator.is_main_process
-    bar = tqdm(loader, "evaluate", disable=not main, unit="batch", dynamic_ncols=True, leave=None)
-    for batch in bar:
+    with signals_held():
+        batches = iter(loader)
+    words = {"total": len(loader), "unit": "batch", "dynamic_ncols": True, "leave": None}
+    for host_batch in tqdm(batches, "evaluate", disable=not main, **words):
+        batch = host_batch.to(device, non_blocking=True)
         with torch.inference_mode():
-            predictions = predict(batch.to(device, non_blocking=True))
+            predictions = predict(batch)
             if lost := samples_not_finite(predictions, batch):
                 broken += lost  # raising here would leave other processes waiting
                 continue

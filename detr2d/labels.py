@@ -79,7 +79,7 @@ def candidates(label: Label, height: int, width: int, size: int) -> np.ndarray:
     shares = (label.align, *(share for share in (0.5, 0, 1) if share != label.align))
     columns = [left + share * (right - left - text_width) for share in shares]
     corners = np.array([(x, y) for y in rows for x in columns])
-    corners[:, 0] = corners[:, 0].clip(0, width - text_width)
+    corners[:, 0] = corners[:, 0].clip(0, max(width - text_width, 0))
     inside = (corners[:, 1] >= 0) & (corners[:, 1] <= height - text_height)
     if not inside.any():  # an object that fills the picture
         inside[0], corners[0, 1] = True, min(max(top, 0), height - text_height)

@@ -20,14 +20,12 @@ from detr2d.data.json_files import is_integer
 class Window:
     """Measurements of this process since the last log line."""
 
-    steps: list[int] = field(default_factory=list)
     values: list[dict[str, float]] = field(default_factory=list)
     data_seconds: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, step: int, values: dict[str, float]) -> None:
+    def add(self, values: dict[str, float]) -> None:
         """Remember the numbers of one optimizer step."""
-        self.steps.append(step)
         self.values.append(values)
 
     def means(self) -> dict[str, float]:
@@ -41,7 +39,6 @@ class Window:
     def state(self) -> dict[str, Any]:
         """The window as plain values, for a training state saved between two log lines."""
         return {
-            "steps": list(self.steps),
             "values": [dict(row) for row in self.values],
             "data_seconds": self.data_seconds,
             "seconds": time.perf_counter() - self.started,
@@ -51,14 +48,14 @@ class Window:
 def restore_window(state: dict[str, Any]) -> Window:
     """The window that gave ``state``; its clock goes on from where it stood."""
     started = time.perf_counter() - state["seconds"]
-    return Window(list(state["steps"]), list(state["values"]), state["data_seconds"], started)
+    return Window(list(state["values"]), state["data_seconds"], started)
 
 
 class RunLog:
     """``log.jsonl``, TensorBoard and the progress bar of one run; silent unless ``enabled``.
 
     A run that continues at ``first_step`` keeps the lines up to it, so that the file reads as if
-    the run had never stopped.
+    the run had never stopped; ``judged`` are the steps among them whose figures it has.
     """
 
     def __init__(self, work_dir: Path, *, first_step: int, num_steps: int, enabled: bool) -> None:
@@ -72,9 +69,11 @@ class RunLog:
         )
         self.path = work_dir / "log.jsonl"
         self.board: SummaryWriter | None = None
+        self.judged: set[int] = set()
         if enabled:
             work_dir.mkdir(parents=True, exist_ok=True)
             kept = read_log(self.path, last_step=first_step) if first_step else []
+            self.judged = {record["step"] for record in kept if "metrics" in record}
             lines = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomically(self.path, lambda file: file.write_text(lines))
             self.board = SummaryWriter(str(work_dir / "tensorboard"), purge_step=first_step + 1)

@@ -30,15 +30,15 @@ RESULTS_FILE = "predictions.json"
 
 @dataclass(frozen=True)
 class Detector:
-    """A model as a function, with everything that turns an image into detections."""
+    """A model as a function, with everything that turns a batch into detections."""
 
     experiment: Experiment
     predict: Callable[[Any], Predictions]
     device: torch.device
 
     @torch.inference_mode()
-    def __call__(self, batch: ImageBatch, score: float) -> list[Detections]:
-        """Detections of at least ``score`` in each image, best first, on the CPU."""
+    def __call__(self, batch: Any, score: float) -> list[Detections]:
+        """Detections of at least ``score`` in each image or scene, best first, on the CPU."""
         found = self.experiment.system.postprocess(self.predict(batch.to(self.device)))
         return [best_first(image.to("cpu"), score) for image in found]
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from detr2d.config import Experiment, user_errors
@@ -39,32 +38,36 @@ def replay(experiment: Experiment, path: Path) -> Replay:
         except RuntimeError as error:
             raise ValueError(f"{path} is of another system: {str(error).splitlines()[0]}") from None
     training.seed(content["step"], content["process"])
+    group = content["group"]
+    with _watched(training.bare_model) as broken:
+        rows = list(training.gradients(group))
+    norm = training.accelerator.clip_grad_norm_(training.wrapped.parameters(), math.inf)
+    *numbers, norms = read_numbers([*rows, {"grad_norm": norm}])
     lines = [f"step {content['step'] + 1} of process {content['process']}"]
-    for number, batch in enumerate(content["group"], start=1):
-        lines += _look_at(training, batch, f"micro-batch {number}")
+    for number, (batch, row) in enumerate(zip(group, numbers, strict=True), start=1):
+        lines += _describe(batch, row, f"micro-batch {number}")
+    lines += _values(norms)
+    lines += [f"the first output that is not finite is that of {module}" for module in broken[:1]]
     lines += [
         f"gradient of {name} is not finite"
         for name, parameter in training.bare_model.named_parameters()
         if parameter.grad is not None and not parameter.grad.isfinite().all()
     ][:1]
-    finite = not any("not finite" in line for line in lines)
+    finite = all(math.isfinite(value) for row in (*numbers, norms) for value in row.values())
     return Replay("\n".join([*lines, "all is finite"] if finite else lines), finite)
 
 
-def _look_at(training: Training, batch: Any, name: str) -> Iterator[str]:
-    """Lines about one micro-batch, whose gradients are added up."""
+def _describe(batch: Any, row: dict[str, float], name: str) -> Iterator[str]:
+    """Lines about one micro-batch and its losses, weighed as the step weighed them."""
     yield f"{name}: samples {', '.join(getattr(batch, 'tokens', ())) or 'without tokens'}"
     for field in _broken_fields(batch, "batch"):
         yield f"  {field} holds NaN or infinity"  # as unknown values of targets may
-    batch = batch.to(training.accelerator.device)
-    with _watched(training.bare_model) as broken:
-        predictions = training.model(batch)
-    for module in broken[:1]:
-        yield f"  the first output that is not finite is that of {module}"
-    losses = training.criterion(predictions, batch.targets)
-    torch.stack(list(losses.values())).sum().backward()
-    for term, value in read_numbers([losses])[0].items():
-        yield f"  {term} = {value:.6g}" + ("" if math.isfinite(value) else ", not finite")
+    yield from (f"  {line}" for line in _values(row))
+
+
+def _values(row: dict[str, float]) -> Iterator[str]:
+    for term, value in row.items():
+        yield f"{term} = {value:.6g}" + ("" if math.isfinite(value) else ", not finite")
 
 
 @contextmanager

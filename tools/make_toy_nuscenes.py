@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from det3d.data.toy_rig import KEY_FRAME_PERIOD
 from det3d.data.toy_world import make_toy_nuscenes
 
 
@@ -25,8 +26,8 @@ class ToyWorld:
     """Height and width of the images."""
     frames_per_scene: int = 40
     """Key frames of a scene."""
-    frame_period: float = 0.5
-    """Seconds between key frames, 0.5 as in nuScenes; image sets vary more with longer ones."""
+    frame_period: float = KEY_FRAME_PERIOD
+    """Seconds between key frames, for image sets that vary; beyond 1.5, velocities are unknown."""
     scenes_per_split: tuple[int, int] | None = None
     """Scenes for training and validation; None for all official names."""
     workers: int = 2

@@ -51,7 +51,8 @@ def make_toy_nuscenes(
 ) -> Path:
     """Write a toy world to ``root`` and return it; a world of the same settings is kept.
 
-    image_size: height, width; frame_period: seconds between key frames; scenes_per_split: how many
+    image_size: height, width; frame_period: seconds between key frames, beyond 1.5 of which
+    velocities are unknown; scenes_per_split: how many
     of the official scene names of the training and the validation split, None for all; workers:
     processes, 0 for none. The world is written beside ``root`` and moved there when it is complete.
     Raises ValueError for settings out of range, FileExistsError if ``root`` holds anything else.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detr2d.attention import DenseAttention, Memory
+from detr2d.benchmark.detection import without_gradients
 from detr2d.benchmark.measure import Case, Contender, Duel, Setup
 from detr2d.data.coco_files import read_coco
 from detr2d.evaluation.coco import ground_truth, official_figures, write_json
@@ -44,10 +45,14 @@ def attention_duels(setup: Setup) -> Iterator[Duel]:
         yield Duel(
             f"{QUERIES} x {keys}",
             ours=(
-                Contender("float32", _quiet(look), _output, 1e-3),
-                Contender("bfloat16", _quiet(look, setup.device), _output, 0.1),
+                Contender("float32", without_gradients(look), _output, 1e-3),
+                Contender(
+                    "bfloat16", without_gradients(_rounded(look, setup.device)), _output, 0.1
+                ),
             ),
-            peers=(Contender("nn.MultiheadAttention with weights", _quiet(weigh), _output),),
+            peers=(
+                Contender("nn.MultiheadAttention with weights", without_gradients(weigh), _output),
+            ),
         )
 
 
@@ -55,15 +60,11 @@ def _output(tensor: Tensor) -> Mapping[str, Tensor]:
     return {"update": tensor.float()}
 
 
-def _quiet(run: Callable[[], Any], rounded_on: torch.device | None = None) -> Callable[[], Any]:
-    """``run`` without gradients, under bfloat16 autocast of a device if one is given."""
+def _rounded(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """``run`` under bfloat16 autocast."""
 
     def program() -> Any:
-        kind = rounded_on.type if rounded_on else "cpu"
-        with (
-            torch.inference_mode(),
-            torch.autocast(kind, torch.bfloat16, enabled=rounded_on is not None),
-        ):
+        with torch.autocast(device.type, torch.bfloat16):
             return run()
 
     return program

@@ -210,6 +210,8 @@ class DeformableDETRConfig(SystemConfig):
     def __post_init__(self) -> None:
         if self.two_stage and not self.refine_boxes and self.proposals == "matched":
             raise ValueError("system.two_stage needs system.refine_boxes, as in the paper")
+        if self.proposals == "dense" and not self.two_stage:
+            raise ValueError("system.proposals is of the first stage: it needs system.two_stage")
 
     def build(self, classes: tuple[str, ...]) -> DeformableDETR:
         """Build the model with random weights."""

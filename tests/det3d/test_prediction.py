@@ -13,7 +13,7 @@ from det3d.boxes import transform_boxes
 from det3d.data.history import PreviousKeyFrame
 from det3d.data.nuscenes import NuScenesConfig
 from det3d.geometry import invert_transform
-from det3d.prediction import predict_results
+from det3d.prediction import model_cameras, predict_results
 from det3d.results.convert import convert
 from det3d.results.format import Results, read_results, write_results
 from det3d.systems.detr3d import DETR3DConfig
@@ -21,7 +21,7 @@ from detr2d.backbones.resnet import ResNetConfig
 from detr2d.checkpoints.files import Origin, export_weights
 from detr2d.config import Experiment, to_json
 from detr2d.inference import load_model
-from tests.helpers.result_frames import make_frame, write_result_file
+from tests.helpers.result_frames import CLASSES, make_frame, write_result_file
 from tests.helpers.tiny_nuscenes import write_tiny_nuscenes
 
 Made = tuple[Experiment, Path, Path]
@@ -81,9 +81,7 @@ def test_a_rig_file_gives_the_boxes_of_the_database(made: Made, tmp_path: Path) 
         np.testing.assert_allclose(
             frame.detections.scores, found.scores[order].double(), rtol=0, atol=1e-4
         )
-        np.testing.assert_allclose(
-            frame.detections.boxes[:, :6], expected[order, :6], rtol=1e-3, atol=1e-2
-        )
+        np.testing.assert_allclose(frame.detections.boxes, expected[order], rtol=1e-3, atol=1e-2)
 
 
 def test_only_detections_of_the_score_are_written(made: Made, tmp_path: Path) -> None:
@@ -119,3 +117,16 @@ def test_what_does_not_suit_the_model_is_said(made: Made, tmp_path: Path) -> Non
         write_results(path, replace(read_results(rig), forward=0.0))
         with pytest.raises(ValueError, match=r"forward is 0\.00 in ref"):
             predict_results(experiment, weights, path, tmp_path, score=0.0)
+
+
+def test_cameras_that_the_config_does_not_name_are_not_left_out_silently(tmp_path: Path) -> None:
+    frame = make_frame()
+    cameras = tuple(
+        replace(camera, name=name)
+        for camera, name in zip(frame.cameras, ("CAM_FRONT", "mine"), strict=False)
+    )
+    results = Results(CLASSES, (replace(frame, cameras=cameras),), tmp_path)
+    with pytest.raises(ValueError, match=r"rig\.json has the cameras mine, which data\.cameras"):
+        model_cameras(results, ("CAM_FRONT", "CAM_BACK"), Path("rig.json"))
+    assert model_cameras(results, ("CAM_FRONT", "mine", "CAM_BACK"), Path("x"))[2] == "CAM_BACK"
+    assert model_cameras(results, ("other",), Path("x")) == ("CAM_FRONT", "mine")

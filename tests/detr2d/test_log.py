@@ -9,17 +9,17 @@ RECORD = {"loss": 2.0, "lr": 0.1, "data_time": 0.0, "losses": {"x": 1.5}}
 
 def test_a_window_averages_each_value_over_the_steps_that_have_it() -> None:
     window = Window()
-    window.add(1, {"x": 1.0, "y": 5.0})
-    window.add(2, {"x": 3.0})
+    window.add({"x": 1.0, "y": 5.0})
+    window.add({"x": 3.0})
     assert window.means() == {"x": 2.0, "y": 5.0}
 
 
 def test_a_window_goes_on_where_its_state_was_taken() -> None:
     window = Window(data_seconds=2.0)
-    window.add(4, {"x": 0.1})
+    window.add({"x": 0.1})
     state = json.loads(json.dumps(window.state()))
     other = restore_window(state)
-    assert (other.steps, other.values, other.data_seconds) == ([4], [{"x": 0.1}], 2.0)
+    assert (other.values, other.data_seconds) == ([{"x": 0.1}], 2.0)
     assert state["seconds"] <= time.perf_counter() - other.started < state["seconds"] + 60
 
 

@@ -8,7 +8,7 @@ import torch
 
 from detr2d.config import Experiment, UserError
 from detr2d.engine import fit
-from detr2d.nonfinite import MOST_REPLAYS, load_replay
+from detr2d.nonfinite import load_replay
 from detr2d.replay import replay
 from tests.helpers.toy_experiment import PointSystem, make_experiment
 
@@ -16,7 +16,7 @@ from tests.helpers.toy_experiment import PointSystem, make_experiment
 def broken_run(folder: Path, **train: int) -> tuple[Experiment, list[Path]]:
     """A run that meets sample 3, which makes y NaN, in every epoch; its replay files."""
     experiment = make_experiment(folder, **train)
-    experiment = replace(experiment, system=PointSystem(poison="point3", spoil=True))
+    experiment = replace(experiment, system=PointSystem(poison="point3", spoil="factor"))
     with pytest.raises(FloatingPointError):
         fit(experiment)
     return experiment, sorted((experiment.work_dir / "replay").glob("*.pt"))
@@ -33,8 +33,18 @@ def test_a_replay_meets_the_same_samples_with_the_same_weights(tmp_path: Path) -
     assert lines[0] == f"step {content['step'] + 1} of process 0"
     assert any("point3" in line for line in lines)
     assert "  y = nan, not finite" in lines
-    assert "  the first output that is not finite is that of the model" in lines
+    assert "the first output that is not finite is that of the model" in lines
     assert lines[-1].startswith("gradient of ")
+
+
+def test_a_step_that_was_refused_for_its_gradient_alone_is_met_again(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    experiment = replace(experiment, system=PointSystem(poison="point3", spoil="slope"))
+    with pytest.raises(FloatingPointError, match=r"^grad_norm is nan at step \d, samples .*point3"):
+        fit(experiment)
+    (file,) = (experiment.work_dir / "replay").glob("*.pt")
+    found = replay(experiment, file)
+    assert not found.finite and "grad_norm = nan, not finite" in found.text
 
 
 def test_what_was_mended_is_finite(tmp_path: Path) -> None:
@@ -45,7 +55,7 @@ def test_what_was_mended_is_finite(tmp_path: Path) -> None:
 
 def test_only_so_many_files_are_kept(tmp_path: Path) -> None:
     _, files = broken_run(tmp_path, epochs=9, skip_nonfinite=7)
-    assert len(files) == MOST_REPLAYS
+    assert len(files) == 5
 
 
 class Harmful:

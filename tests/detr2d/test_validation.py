@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from detr2d.checkpoints.files import list_states
 from detr2d.config import Experiment, TrainConfig, UserError
 from detr2d.engine import Training, fit
 from detr2d.inference import evaluate
 from detr2d.log import read_log
-from detr2d.validation import headline
+from detr2d.validation import Validation, headline
 from tests.helpers.toy_experiment import PointData, Points, PointSystem, make_experiment
 from tests.tools.test_train import run, write_config
 
@@ -68,6 +69,27 @@ def test_a_resumed_run_has_the_lines_of_one_that_never_stopped(tmp_path: Path, s
     whole, parts = make(tmp_path / "whole"), make(tmp_path / "parts")
     fit(whole)
     fit(parts, stop_after=stop)
+    fit(parts, resume=True)
+    assert lines(whole, "metrics") == lines(parts, "metrics")
+
+
+@pytest.mark.parametrize("step", [12, 30])
+def test_a_run_that_died_while_it_judged_has_lost_nothing(
+    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = make(tmp_path / "whole"), make(tmp_path / "parts")
+    fit(whole)
+    record = Validation.record
+
+    def die(self: Validation, model: Any, now: int) -> dict[str, Any]:
+        if now == step:
+            raise MemoryError
+        return record(self, model, now)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Validation, "record", die)
+        fit(parts)
+    assert list_states(parts.work_dir)[-1].name == f"step_{step:08d}"
     fit(parts, resume=True)
     assert lines(whole, "metrics") == lines(parts, "metrics")
 

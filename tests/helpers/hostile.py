@@ -19,7 +19,7 @@ from tests.helpers.given import given
 from tests.helpers.rigs import random_scene
 from tests.helpers.toy_configs import small_systems
 
-PLANE = ("detr", "panoptic", "deformable", "dino")
+PLANE = ("detr", "panoptic", "deformable", "dino", "deformable matched", "dino matched")
 SPACE = ("detr3d", "petr", "petrv2")
 WORLDS = (*PLANE, *SPACE)
 

@@ -13,8 +13,9 @@ from detr2d.backbones.resnet import ResNetConfig
 from detr2d.config import Experiment, SystemConfig, load_experiment
 from detr2d.data.transforms import Resolution
 from detr2d.deformable import DeformableConfig
+from detr2d.systems.deformable_detr import DeformableDETRConfig
 from detr2d.systems.detr import DETRConfig
-from detr2d.systems.dino import DenoisingConfig
+from detr2d.systems.dino import DenoisingConfig, DINOConfig
 from detr2d.transformer import TransformerConfig
 from tests.helpers.tiny_coco import write_tiny_coco
 from tests.helpers.tiny_nuscenes import write_tiny_nuscenes
@@ -77,6 +78,7 @@ def small_systems() -> dict[str, SystemConfig]:
             num_queries=12,
             denoising=DenoisingConfig(count=50),
         ),
+        **matched_systems(),
         "detr3d": change(
             toy("detr3d").system,
             backbone=backbone(2, 3, 4),
@@ -93,6 +95,18 @@ def small_systems() -> dict[str, SystemConfig]:
             denoising=NoisyCentres(groups=5),
             **SMALL,
         ),
+    }
+
+
+def matched_systems() -> dict[str, SystemConfig]:
+    """The released first stage, which the toys' dense one stands for."""
+    settings: dict[str, Any] = {
+        "backbone": backbone(2, 3, 4), "extra_levels": 0, "transformer": DEFORMABLE,
+        "num_queries": 12, "images": "standardized",
+    }  # fmt: skip
+    return {
+        "deformable matched": DeformableDETRConfig(two_stage=True, refine_boxes=True, **settings),
+        "dino matched": DINOConfig(denoising=DenoisingConfig(count=50), **settings),
     }
 
 

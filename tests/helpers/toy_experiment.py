@@ -137,7 +137,7 @@ class PointModel(nn.Module):
         width: int,
         dropout: float,
         poison: str = "",
-        spoil: bool = False,
+        spoil: str = "term",
         norm: str = "layer",
     ) -> None:
         super().__init__()
@@ -152,9 +152,12 @@ class PointModel(nn.Module):
         hidden = self.dropout(self.backbone(batch.inputs)) + self.query.weight
         codes = self.head(hidden) + 0 * self.head(self.norm(hidden))
         if self.poison in batch.tokens:
-            nan = float("nan")
-            factor, term = ([1.0, nan], [0.0, 0.0]) if self.spoil else ([1.0, 1.0], [0.0, nan])
-            codes = codes * codes.new_tensor(factor) + codes.new_tensor(term)
+            nan = codes.new_tensor([1.0, float("nan")])
+            codes = {
+                "term": codes + (nan - 1),
+                "factor": codes * nan,
+                "slope": codes + (0 * codes).sqrt(),  # 0, with an infinite derivative
+            }[self.spoil]
         codes = codes[None, :, None]  # (L, B, Q, D)
         return Predictions(logits=torch.zeros_like(codes[..., :1]), codes=codes)
 
@@ -169,8 +172,8 @@ class PointSystem(SystemConfig):
     """Share of hidden channels dropped in training."""
     poison: str = ""
     """Token of a sample for which y is not a number."""
-    spoil: bool = False
-    """Make y so by a factor, which ruins the gradients too, instead of by a term."""
+    spoil: Literal["term", "factor", "slope"] = "term"
+    """Make y so by a term; by a factor, which ruins the gradients too; or ruin only these."""
     norm: Literal["layer", "batch"] = "layer"
     """A norm with running statistics, or without."""
 

@@ -216,7 +216,7 @@ def test_the_page_begins_as_the_system_is_set_and_reads_well(page: Browser, them
     assert page.run(CONTRAST) > 7
 
 
-def test_every_key_of_the_help_does_something_without_complaint(page: Browser) -> None:
+def test_the_help_lists_all_keys_and_pressing_some_complains_of_nothing(page: Browser) -> None:
     keys = page.run("return [...document.querySelectorAll('#help dt')].map((e) => e.textContent)")
     assert len(keys) == 13
     before = page.run("return document.body.innerHTML.length")
