@@ -115,7 +115,11 @@ def read_log(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
     Raises ValueError for a line that is something else.
     """
     records: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no training log: {error}") from error
+    for line in lines:
         try:
             record = json.loads(line)
         except (json.JSONDecodeError, RecursionError):

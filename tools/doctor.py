@@ -60,7 +60,10 @@ def look_at_config(arguments: list[str]) -> tuple[list[Finding], Path | None]:
     """Findings of a config, and where to write them."""
     experiment, options = parse_command(arguments, ConfigOptions(), __doc__ or "")
     findings = examine_experiment(experiment, arguments[0])
-    if options.plan and not has_errors(findings):
+    if options.plan and has_errors(findings):
+        said = "--plan measured nothing: the errors come first"
+        findings.append(Finding("note", "plan", arguments[0], said))
+    elif options.plan:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         findings += plan_training(experiment, device)
     return findings, options.json

@@ -8,11 +8,12 @@ time of each file): changed tables make a new index and remove the old one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
@@ -156,11 +157,23 @@ def keep_arrays(
     family = f"{version}-{kind}-{place}"
     directory = index_dir / f"{family}-{fingerprint(tables)}"
     if not (directory / "meta.json").is_file():
-        arrays, meta = build(tables[0].parent)
+        with naming(tables[0].parent):
+            arrays, meta = build(tables[0].parent)
         write_index(directory, arrays, {**meta, "version": version})
         for old in set(index_dir.glob(f"{family}-*")) - {directory}:
             shutil.rmtree(old, ignore_errors=True)
     return directory
+
+
+@contextlib.contextmanager
+def naming(tables: Path) -> Iterator[None]:
+    """Let a ValueError about rows of tables say which database they belong to."""
+    try:
+        yield
+    except ValueError as error:
+        if str(tables) in str(error):
+            raise
+        raise ValueError(f"{tables}: {error}") from error
 
 
 def check_database(root: Path, version: str) -> list[Path]:

@@ -15,7 +15,7 @@ from detr2d.doctor.rows import Row
 
 LATEST = 500_000  # microseconds that a sensor's key frame may lie away from its sample
 POSE_OFF = 100_000  # microseconds that an ego pose may lie away from its file
-SECONDS = 10**12  # below this, a time of this century is not in microseconds
+CENTURY = (946_684_800_000_000, 4_102_444_800_000_000)  # microseconds of 2000-01-01, 2100-01-01
 FASTEST = 70.0  # metres per second of an ego vehicle
 JUMP = 60.0  # metres per second of an object between two key frames
 
@@ -145,12 +145,14 @@ def sample_sensors(tables: Tables) -> Iterable[Finding]:
 def times(tables: Tables) -> Iterable[Finding]:
     """Times in another unit than microseconds, and key frames far from their sample."""
     samples, where = tables.by_token["sample"], tables.file("sample_data")
-    small = [t for t in ("sample", "sample_data", "ego_pose") if in_seconds(tables.rows[t])]
-    if small:
-        yield Finding(
-            "error", "time-unit", str(tables.folder),
-            f"timestamps of {', '.join(small)} are too small for microseconds since 1970",
-            "multiply: velocities are metres by difference of timestamps / 1 000 000",
+    names = ("sample", "sample_data", "ego_pose")
+    foreign = [f"{t}: {tables.rows[t][0]['timestamp']}" for t in names if in_other_unit(tables, t)]
+    if foreign:
+        yield from gather(
+            "error", "time-unit", tables.folder, foreign,
+            "tables whose timestamps are no microseconds since 1970 of this century",
+            "seconds have 10 digits, milliseconds 13, microseconds 16, nanoseconds 19: velocities "
+            "are metres by difference of timestamps / 1 000 000",
         )  # fmt: skip
         return
     late = [
@@ -183,9 +185,10 @@ def pose_times(tables: Tables) -> Iterable[Finding]:
     )  # fmt: skip
 
 
-def in_seconds(rows: Sequence[Row]) -> bool:
-    """Whether all times of a table are smaller than microseconds since 1970 can be."""
-    return bool(rows) and max(row["timestamp"] for row in rows) < SECONDS
+def in_other_unit(tables: Tables, table: str) -> bool:
+    """Whether no time of a table lies in this century when it is read as microseconds."""
+    times = [row["timestamp"] for row in tables.rows[table]]
+    return bool(times) and not any(CENTURY[0] <= time < CENTURY[1] for time in times)
 
 
 def motion(tables: Tables) -> Iterable[Finding]:

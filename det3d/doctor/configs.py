@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,8 +15,8 @@ from detr2d.config import DataConfig, Experiment
 from detr2d.data.coco import CocoConfig
 from detr2d.data.panoptic import CocoPanopticConfig
 from detr2d.doctor.coco_folder import Part, examine_parts
-from detr2d.doctor.findings import Finding, gather, has_errors
-from detr2d.doctor.images import shared_pictures
+from detr2d.doctor.findings import Finding, attempt, gather, has_errors
+from detr2d.doctor.images import Look, shared_pictures
 
 
 def examine_experiment(experiment: Experiment, where: str) -> list[Finding]:
@@ -30,15 +30,6 @@ def examine_experiment(experiment: Experiment, where: str) -> list[Finding]:
         findings += attempt("no-sample", where, lambda: first_samples(experiment))
         findings += attempt("no-system", where, lambda: build(experiment))
     return findings
-
-
-def attempt(kind: str, where: str, act: Callable[[], Any]) -> list[Finding]:
-    """What a step that the tools will take complains about."""
-    try:
-        act()
-    except (ValueError, OSError) as error:
-        return [Finding("error", kind, where, str(error))]
-    return []
 
 
 def first_samples(experiment: Experiment) -> None:
@@ -104,27 +95,39 @@ def examine_nuscenes(data: NuScenesConfig) -> list[Finding]:
     here = (data.root, data.version)
     there = (data.training_root or data.root, data.training_version or data.version)
     findings, looks = examine_database(*here)
+    theirs = looks
     if there != here:
         others, theirs = examine_database(*there)
-        findings += others + shared_pictures(theirs, looks, f"{there[0]} and {here[0]}")
+        findings += others
     if not has_errors(findings):
         where = str(data.root)
         findings += attempt("no-split", where, data.evaluation_set)
         findings += attempt("no-split", where, lambda: data.training_set(0))
-    if there == here and not has_errors(findings):
-        findings += shared_samples(data)
+    if has_errors(findings):
+        return findings
+    training = chosen(replace(data, root=there[0], version=there[1]), data.training_split)
+    evaluation = chosen(data, data.evaluation_split)
+    names = str(data.root) if there == here else f"{there[0] / there[1]} and {here[0] / here[1]}"
+    findings += gather(
+        "error", "leakage", names, sorted(training.keys() & evaluation.keys()),
+        "samples of training that are evaluated too",
+        "data.training_split and data.evaluation_split must share no scene",
+    )  # fmt: skip
+    if there != here and not has_errors(findings):
+        findings += shared_pictures(of(theirs, training), of(looks, evaluation), names)
     return findings
 
 
-def shared_samples(data: NuScenesConfig) -> list[Finding]:
-    """Samples that training and evaluation share, in one database."""
+def chosen(data: NuScenesConfig, split: str | tuple[str, ...]) -> dict[str, set[str]]:
+    """The image files of each sample of a split, by its token."""
     index = data.open_index()
-    chosen: list[Sequence[int]] = [
-        index.rows(split).tolist() for split in (data.training_split, data.evaluation_split)
-    ]
-    shared = sorted(set(chosen[0]) & set(chosen[1]))
-    tokens = [str(index.sample_tokens[row], "utf-8") for row in shared]
-    return gather(
-        "error", "leakage", data.root, tokens, "samples of training that are evaluated too",
-        "data.training_split and data.evaluation_split must share no scene",
-    )  # fmt: skip
+    return {
+        str(index.sample_tokens[row], "utf-8"): {str(f, "utf-8") for f in index.image_files[row]}
+        for row in index.rows(split).tolist()
+    }
+
+
+def of(looks: Sequence[Look], samples: Mapping[str, set[str]]) -> list[Look]:
+    """The looks at the images of some samples."""
+    files = {file for names in samples.values() for file in names}
+    return [look for look in looks if look.wanted.name in files]

@@ -29,6 +29,7 @@ from detr2d.doctor.rows import read_list, repeated
 
 OLD = "width, length, height and yaw = -ours - pi/2 (mmdet3d before 1.0)"
 NEW = "length, width, height and yaw counter-clockwise from +x (mmdet3d from 1.0, and ours)"
+LARGEST = 1e12  # of boxes and intrinsics
 LIDAR_HEIGHT = (1.2, 2.4)  # metres above the ground that a lidar on a car may stand
 
 
@@ -76,33 +77,55 @@ def read_infos(path: Path) -> tuple[list[Info], list[Finding]]:
             raise ValueError(findings[0].message)
     if not is_infos(content):
         raise ValueError(f"{path} is no info file: expected infos or data_list")
-    meta = content.get("metainfo") if isinstance(content.get("metainfo"), dict) else content
-    classes = meta.get("classes") or meta.get("CLASSES") or list(meta.get("categories") or ())
-    entries = content.get("infos") or content.get("data_list") or [content]
+    classes = class_list(content)
+    key = next((key for key in ("infos", "data_list") if key in content), None)
+    entries = [content] if key is None else content[key]
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"{path}: {key} must be a list, got {str(entries)[:60]}")
     infos, broken = [], []
-    for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+    for number, entry in enumerate(entries):
         try:
             infos.append(old_info(entry) if "gt_boxes" in entry else new_info(entry, classes))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except ValueError as error:
+            broken.append(f"entry {number}: {error}")
+        except (TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
             broken.append(f"entry {number}: {type(error).__name__} {error}")
     advice = "expected gt_boxes, gt_names, gt_velocity, or instances with bbox_3d"
-    return infos, gather("error", "malformed-row", path, broken, "malformed entries", advice)
+    empty = [] if len(entries) else [key]
+    return infos, [
+        *gather("error", "empty-list", path, empty, "lists without usable rows"),
+        *gather("error", "malformed-row", path, broken, "malformed entries", advice),
+    ]
+
+
+def class_list(content: Mapping[str, Any]) -> list[str]:
+    """The class names of an info file, none if it has none. Raises ValueError for other values."""
+    named = content.get("metainfo")
+    meta: Mapping[str, Any] = named if isinstance(named, dict) else content
+    names = meta.get("classes") or meta.get("CLASSES") or meta.get("categories") or ()
+    if not isinstance(names, list | tuple | dict):
+        raise ValueError(f"classes or categories must be a list of names, got {str(names)[:60]}")
+    return list(map(str, names))
 
 
 def old_info(entry: Mapping[str, Any]) -> Info:
     """An entry of mmdet3d before 1.0."""
-    boxes = np.asarray(entry["gt_boxes"], dtype=float).reshape(-1, 7)
+    boxes = finite(rows_of(entry["gt_boxes"], 7, "gt_boxes"), "gt_boxes")
     velocity = entry.get("gt_velocity")
     transforms, intrinsics = {}, {}
     for name, camera in entry.get("cams", {}).items():
-        turn = torch.from_numpy(np.asarray(camera["sensor2lidar_rotation"], dtype=float))
-        place = torch.from_numpy(np.asarray(camera["sensor2lidar_translation"], dtype=float))
-        transforms[name] = make_transform(turn, place).numpy()
-        intrinsics[name] = np.asarray(camera["cam_intrinsic"], dtype=float)
+        turn = shaped(camera["sensor2lidar_rotation"], (3, 3), f"sensor2lidar_rotation of {name}")
+        place = shaped(camera["sensor2lidar_translation"], (3,), f"translation of {name}")
+        transforms[name] = make_transform(torch.from_numpy(turn), torch.from_numpy(place)).numpy()
+        lens = shaped(camera["cam_intrinsic"], (3, 3), f"cam_intrinsic of {name}")
+        intrinsics[name] = finite(lens, f"cam_intrinsic of {name}")
     if velocity is None:
         velocity = np.full((len(boxes), 2), np.nan)
-    velocities = np.asarray(velocity, dtype=float).reshape(-1, 2)
+    velocities = rows_of(velocity, 2, "gt_velocity")
     names = tuple(map(str, entry["gt_names"]))
+    if not len(boxes) == len(velocities) == len(names):
+        counts = f"{len(boxes)}, {len(names)} and {len(velocities)}"
+        raise ValueError(f"gt_boxes, gt_names and gt_velocity must be as many, got {counts}")
     return Info(str(entry["token"]), boxes, velocities, names, transforms, intrinsics)
 
 
@@ -118,12 +141,43 @@ def new_info(entry: Mapping[str, Any], classes: Sequence[str]) -> Info:
     lenses = {n: i["cam2img"] for n, i in images.items() if "cam2img" in i}
     return Info(
         token=str(entry.get("token", entry.get("sample_idx"))),
-        boxes=np.array([i["bbox_3d"] for i in instances], dtype=float).reshape(-1, 7),
-        velocities=np.array(velocities, dtype=float).reshape(-1, 2),
+        boxes=finite(rows_of([i["bbox_3d"] for i in instances], 7, "bbox_3d"), "bbox_3d"),
+        velocities=rows_of(velocities, 2, "velocity"),
         names=tuple(name_of(instance, classes) for instance in instances),
         transforms={name: np.asarray(pose, dtype=float) for name, pose in poses.items()},
-        intrinsics={name: np.asarray(lens, dtype=float)[:3, :3] for name, lens in lenses.items()},
+        intrinsics={name: lens_of(lens, f"cam2img of {name}") for name, lens in lenses.items()},
     )
+
+
+def rows_of(value: Any, columns: int, what: str) -> Array:
+    """Numbers (N, columns); an empty list has no rows. Raises ValueError for another shape."""
+    array = np.asarray(value, dtype=float)
+    if not array.size:
+        return np.zeros((0, columns))
+    if array.ndim != 2 or array.shape[1] != columns:
+        raise ValueError(f"{what} must have shape (N, {columns}), got {array.shape}")
+    return array
+
+
+def shaped(value: Any, shape: tuple[int, ...], what: str) -> Array:
+    """Numbers of one shape. Raises ValueError for another one."""
+    array = np.asarray(value, dtype=float)
+    if array.shape != shape:
+        raise ValueError(f"{what} must have shape {shape}, got {array.shape}")
+    return array
+
+
+def lens_of(value: Any, what: str) -> Array:
+    """Intrinsics (3, 3) of a matrix of three or four rows. Raises ValueError for another one."""
+    array = np.asarray(value, dtype=float)
+    return finite(shaped(array[:3, :3] if array.ndim == 2 else array, (3, 3), what), what)
+
+
+def finite(array: Array, what: str) -> Array:
+    """The same numbers. Raises ValueError if one of them is none that can be reckoned with."""
+    if not (np.abs(array) < LARGEST).all():
+        raise ValueError(f"{what} has numbers that are not finite, or beyond {LARGEST:g}")
+    return array
 
 
 def name_of(instance: Mapping[str, Any], classes: Sequence[str]) -> str:
@@ -166,10 +220,6 @@ def convention(
     names = [name for info in infos for name in info.names]
     if not len(boxes):
         yield Finding("warning", "no-boxes", where, "there is not a single box")
-        return
-    if not np.isfinite(boxes).all():
-        said = f"{int((~np.isfinite(boxes)).any(1).sum())} boxes are not finite"
-        yield Finding("error", "malformed-row", where, said)
         return
     sizes = judge_sizes(boxes[:, 3:6], names, NAMES)
     width_first = sizes.swapped and sizes.order == ("width", "length", "height")

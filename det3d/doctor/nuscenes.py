@@ -10,7 +10,8 @@ from det3d.data.nuscenes_index import open_index
 from det3d.doctor import calibration, chains, files, objects, scenery
 from det3d.doctor import tables as form
 from det3d.doctor.tables import Tables, read_tables
-from detr2d.doctor.findings import Finding, has_errors
+from detr2d.config import UserError
+from detr2d.doctor.findings import Finding, has_errors, refused
 from detr2d.doctor.images import Look
 
 CHECKS: tuple[Callable[[Tables], Iterable[Finding]], ...] = (
@@ -36,21 +37,19 @@ def examine_database(root: Path, version: str) -> tuple[list[Finding], list[Look
     looks = files.camera_looks(tables)
     findings += files.images(tables, looks)
     if not has_errors(findings):
-        findings += refused(root, version)
+        with tempfile.TemporaryDirectory() as folder:
+            findings += refused(root / version, lambda: open_index(root, version, Path(folder)))
     return findings, looks
-
-
-def refused(root: Path, version: str) -> list[Finding]:
-    """The reader's own complaint about the tables, if there is one."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            open_index(root, version, Path(folder))
-        except (ValueError, OSError) as error:
-            said = f"the reader refuses it: {error}"
-            return [Finding("error", "refused", str(root / version), said)]
-    return []
 
 
 def versions(root: Path) -> list[str]:
     """The folders of tables below a root."""
     return sorted(path.parent.name for path in root.glob("*/sample.json"))
+
+
+def one_version(root: Path, version: str | None) -> str:
+    """The folder of tables that is meant. Raises UserError if that cannot be told."""
+    found = versions(root)
+    if version is None and len(found) != 1:
+        raise UserError(f"--version is missing: {root} has {', '.join(found) or 'none'}")
+    return version or found[0]

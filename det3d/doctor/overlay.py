@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from det3d.doctor.nuscenes import versions
+from det3d.doctor.nuscenes import one_version, versions
 from det3d.doctor.targets import Surroundings
 from det3d.visualization.nuscenes import write_pictures
 from det3d.visualization.request import PictureRequest, make_pictures
@@ -16,14 +16,13 @@ def draw_overlay(root: Path, around: Surroundings, folder: Path, count: int = 2)
     """Samples of a database with boxes, and with lidar points, drawn over the images.
 
     Returns a note with the files, or the error that kept them from being drawn. Raises UserError if
-    ``root`` is no nuScenes-format database.
+    ``root`` is no nuScenes-format database, or has several versions and none is named.
     """
-    found = [around.version] if around.version else versions(root)
-    if not root.is_dir() or not found:
+    if not root.is_dir() or not (around.version or versions(root)):
         raise UserError(f"--overlay draws nuScenes-format databases, {root} is none")
     request = PictureRequest(
-        root=root, version=found[0], count=count, lidar=True, output_dir=folder,
-        index_dir=around.index_dir,
+        root=root, version=one_version(root, around.version), count=count, lidar=True,
+        output_dir=folder, index_dir=around.index_dir,
     )  # fmt: skip
     try:
         paths = write_pictures(make_pictures(request), folder)

@@ -19,9 +19,10 @@ from det3d.evaluation.conventions import wrong_conventions
 from det3d.evaluation.nuscenes import MAX_BOXES, ResultArrays
 from det3d.evaluation.nuscenes_arrays import array_metrics
 from det3d.evaluation.nuscenes_truth import JudgedObjects, headings, open_objects
-from det3d.results.geometry import Array, quaternion_yaws, transform_boxes
-from det3d.results.nuscenes import ATTRIBUTES, MOVING_SPEED
-from detr2d.doctor.findings import Finding, gather, has_errors
+from det3d.results.geometry import Array, transform_boxes
+from det3d.results.nuscenes import ATTRIBUTES, MOVING_SPEED, official_numbers, read_submission
+from detr2d.data.json_files import is_number
+from detr2d.doctor.findings import Finding, gather, has_errors, refused
 from detr2d.doctor.rows import FILLED, NUMBER, TEXT, Row, numbers, repeated, sort_rows
 
 META = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
@@ -32,16 +33,16 @@ NORM = 1e-2
 
 
 def is_velocity(value: Any) -> bool:
-    """Two numbers; unknown ones may be NaN."""
+    """Two numbers; unknown ones may be NaN, but none infinite."""
     if not isinstance(value, list) or len(value) != 2:
         return False
-    return all(isinstance(number, int | float) for number in value)
+    return all(is_number(number) or number != number for number in value)
 
 
 SCHEMA = {
     "sample_token": FILLED, "translation": numbers(3), "size": numbers(3), "rotation": numbers(4),
-    "velocity": (is_velocity, "two numbers"), "detection_name": TEXT, "detection_score": NUMBER,
-    "attribute_name": TEXT,
+    "velocity": (is_velocity, "two numbers, none infinite"), "detection_name": TEXT,
+    "detection_score": NUMBER, "attribute_name": TEXT,
 }  # fmt: skip
 
 
@@ -100,6 +101,8 @@ def examine_submission(path: Path, index: NuScenesIndex | None, root: Path | Non
     if submission is None:
         return findings
     findings += rows(submission)
+    if not has_errors(findings):
+        findings += refused(path, lambda: read_submission(path))
     kept = {t: [b for b in boxes if usable(b)] for t, boxes in submission.boxes.items()}
     readable = Submission(path, kept)
     samples = [to_sample(token, boxes) for token, boxes in readable.boxes.items()]
@@ -174,19 +177,9 @@ BOX_FAULTS: tuple[tuple[str, str, str, str, Callable[[str, Row], bool]], ...] = 
 
 def to_sample(token: str, boxes: Sequence[Row]) -> Sample:
     """Boxes of a submission as they are, in the frame that they are written in."""
-    if not boxes:
-        return Sample(token, np.zeros((0, 9)), (), np.zeros(0))
-    sizes = np.array([box["size"] for box in boxes], dtype=float)[:, [1, 0, 2]]
-    columns = (
-        np.array([box["translation"] for box in boxes], dtype=float),
-        sizes,
-        quaternion_yaws(np.array([box["rotation"] for box in boxes], dtype=float))[:, None],
-        np.array([box["velocity"] for box in boxes], dtype=float),
-    )
-    return Sample(
-        token, np.hstack(columns), tuple(box["detection_name"] for box in boxes),
-        np.array([box["detection_score"] for box in boxes], dtype=float),
-    )  # fmt: skip
+    names = tuple(box["detection_name"] for box in boxes)
+    scores = np.array([box["detection_score"] for box in boxes], dtype=float)
+    return Sample(token, official_numbers(boxes), names, scores)
 
 
 def tokens(submission: Submission, index: NuScenesIndex) -> Iterable[Finding]:

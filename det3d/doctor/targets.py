@@ -10,7 +10,7 @@ from typing import Any
 from det3d.data.nuscenes_index import DETECTION_CLASSES, NuScenesIndex, open_index
 from det3d.doctor.boxes import Sample
 from det3d.doctor.infos import examine_infos, is_infos
-from det3d.doctor.nuscenes import examine_database, versions
+from det3d.doctor.nuscenes import examine_database, one_version, versions
 from det3d.doctor.result_files import examine_results, to_sample
 from det3d.doctor.submissions import examine_submission
 from det3d.results.format import FORMAT
@@ -114,10 +114,8 @@ def index_of(around: Surroundings) -> NuScenesIndex | None:
     """The index of the database around results, None if none was named."""
     if around.root is None:
         return None
-    found = versions(around.root)
-    if around.version is None and len(found) != 1:
-        raise UserError(f"--version is missing: {around.root} has {', '.join(found) or 'none'}")
-    return open_index(around.root, around.version or found[0], around.index_dir)
+    version = one_version(around.root, around.version)
+    return open_index(around.root, version, around.index_dir)
 
 
 def truth_of(around: Surroundings) -> list[Sample] | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from det3d.data.nuscenes_index import NuScenesIndex
+from det3d.data.nuscenes_index import NuScenesIndex, naming
 from det3d.data.nuscenes_rows import find, integer_of, read_table, text_of
 from det3d.data.nuscenes_tables import box_of, detection_label, velocities
 from det3d.geometry import quaternion_to_rotation
@@ -57,7 +57,8 @@ def open_objects(index: NuScenesIndex, root: Path) -> JudgedObjects:
     """The annotations of the database that ``index`` was made from, read once and kept by it."""
     kept = index.directory / "judged_objects.npz"
     if not kept.is_file():
-        objects = read_objects(index, root / index.version)
+        with naming(root / index.version):
+            objects = read_objects(index, root / index.version)
         partial = kept.with_name(f".{kept.name}.{os.getpid()}.npz")
         np.savez(partial, **{field.name: getattr(objects, field.name) for field in fields(objects)})
         os.replace(partial, kept)

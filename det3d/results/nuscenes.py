@@ -94,17 +94,7 @@ def from_official(boxes: Iterable[Mapping[str, Any]], global_from_ref: Array) ->
     for box in boxes:
         _check_box(box)
     ordered = sorted(boxes, key=lambda box: -box["detection_score"])
-    turns = np.array([box["rotation"] for box in ordered], dtype=np.float64).reshape(-1, 4)
-    numbers = np.hstack(
-        [
-            np.array([box["translation"] for box in ordered], dtype=np.float64).reshape(-1, 3),
-            np.array([box["size"] for box in ordered], dtype=np.float64).reshape(-1, 3)[
-                :, [1, 0, 2]
-            ],
-            quaternion_yaws(turns)[:, None],
-            np.array([box["velocity"] for box in ordered], dtype=np.float64).reshape(-1, 2),
-        ]
-    )
+    numbers = official_numbers(ordered)
     names = [box["detection_name"] for box in ordered]
     attributes = tuple(box.get("attribute_name", "") for box in ordered)
     usual = tuple(usual_attribute(*pair) for pair in zip(names, numbers[:, 7:9], strict=True))
@@ -116,6 +106,17 @@ def from_official(boxes: Iterable[Mapping[str, Any]], global_from_ref: Array) ->
     )
 
 
+def official_numbers(boxes: Sequence[Mapping[str, Any]]) -> Array:
+    """Official boxes as numbers (N, 9) in our order, in the frame that they are written in."""
+
+    def column(key: str, width: int) -> Array:
+        return np.array([box[key] for box in boxes], dtype=np.float64).reshape(-1, width)
+
+    yaws = quaternion_yaws(column("rotation", 4))[:, None]
+    sizes = column("size", 3)[:, [1, 0, 2]]
+    return np.hstack([column("translation", 3), sizes, yaws, column("velocity", 2)])
+
+
 def _check_box(box: Mapping[str, Any]) -> None:
     """Raise ValueError if a box has not the numbers of its keys; an unknown velocity is NaN."""
     for key, count in (("translation", 3), ("size", 3), ("rotation", 4)):
@@ -124,10 +125,12 @@ def _check_box(box: Mapping[str, Any]) -> None:
     velocity = box["velocity"]
     if not isinstance(velocity, list) or len(velocity) != 2:
         raise ValueError(f"velocity must be 2 numbers, got {str(velocity)[:60]}")
-    if any(isinstance(speed, int | float) and abs(speed) > 1e300 for speed in velocity):
-        raise ValueError(f"velocity must not be infinite, got {velocity}")
+    if not all(speed is None or speed != speed or is_number(speed) for speed in velocity):
+        raise ValueError(f"velocity must be 2 numbers, none infinite, got {str(velocity)[:60]}")
     if not is_number(box["detection_score"]):
         raise ValueError(f"detection_score must be a number, got {box['detection_score']!r}")
+    if box["detection_name"] not in DETECTION_CLASSES:
+        raise ValueError(f"detection_name must be a class, got {str(box['detection_name'])[:60]!r}")
 
 
 def submission(results: Results) -> dict[str, list[ResultBox]]:
@@ -145,11 +148,17 @@ def submission(results: Results) -> dict[str, list[ResultBox]]:
 def read_submission(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The boxes by sample token of an official detection result file.
 
-    Raises ValueError if the file is not one.
+    Raises ValueError that names the file if it is not one, or a box is not complete.
     """
     content = load_json(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("results"), Mapping):
         raise ValueError(f'{path} is no nuScenes submission: expected {{"meta", "results"}}')
+    for token, boxes in content["results"].items():
+        try:
+            for box in boxes:
+                _check_box(box)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: sample {token}: no detection boxes ({error!r})") from error
     return dict(content["results"])
 
 

@@ -88,9 +88,7 @@ def load_official(experiment: Experiment, source: Path) -> nn.Module:
 
 def _explain(error: MisfitError, config: Path, state: Mapping[str, Tensor]) -> str:
     fitting = [path.name for path in fitting_configs(config, state)]
-    problems = [kind for kind, keys in error.problems.items() if keys]
-    heads = [key for key in error.problems["mis-shaped"] if not key.startswith(CLASS_HEADS)]
-    if problems == ["mis-shaped"] and not heads:
+    if only_classes_differ(error):
         hint = "; only the number of classes differs: --new-class-head starts a new class head"
     elif fitting:
         hint = f"; it fits {', '.join(fitting)}"
@@ -99,21 +97,40 @@ def _explain(error: MisfitError, config: Path, state: Mapping[str, Tensor]) -> s
     return error.summary() + hint
 
 
+def only_classes_differ(error: MisfitError) -> bool:
+    """Whether nothing but the shapes of class heads is wrong."""
+    problems = [kind for kind, keys in error.problems.items() if keys]
+    heads = all(key.startswith(CLASS_HEADS) for key in error.problems["mis-shaped"])
+    return problems == ["mis-shaped"] and heads
+
+
 def fitting_configs(config: Path, state: Mapping[str, Tensor]) -> list[Path]:
     """Configs in the folder of ``config`` whose system takes the official ``state`` as it is."""
-    shapes = {name: tensor.to("meta") for name, tensor in state.items()}
-    return [path for path in sorted(config.parent.glob("*.py")) if _fits(path, shapes)]
+    return [path for path in sorted(config.parent.glob("*.py")) if _fits(path, state)]
 
 
-def _fits(config: Path, shapes: Mapping[str, Tensor]) -> bool:
+def _fits(config: Path, state: Mapping[str, Tensor]) -> bool:
     try:
-        experiment = load_experiment(config)
-        with torch.device("meta"):
-            model = experiment.system.build(experiment.data.class_names())
-        convert(shapes, experiment.system.official_table(), model.state_dict())
-    except (UserError, ValueError, OSError):  # MisfitError too: whatever is wrong, it does not fit
+        return misfit(config, state) is None
+    except (UserError, ValueError, OSError):  # whatever is wrong, it does not fit
         return False
-    return True
+
+
+def misfit(config: Path, state: Mapping[str, Tensor]) -> MisfitError | None:
+    """What keeps the official ``state`` from fitting the system of a config; None if it fits.
+
+    Only names and shapes are compared. Raises UserError, ValueError or OSError if the config
+    fails, its data is missing, or its system takes no official weights.
+    """
+    experiment = load_experiment(config)
+    with torch.device("meta"):
+        model = experiment.system.build(experiment.data.class_names())
+    shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+    try:
+        convert(shapes, experiment.system.official_table(), model.state_dict())
+    except MisfitError as error:
+        return error
+    return None
 
 
 def start_from(

@@ -6,6 +6,7 @@ whole file. Neither is ever read in a way that could execute code.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -28,10 +29,12 @@ STATE_FORMAT = "detr2d training state 1"
 STATE_FILE = "state.pt"
 WEIGHTS_FILE = "model.safetensors"
 BROKEN = (
-    RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, TypeError, KeyError,
-    IndexError, AttributeError, AssertionError, OverflowError, MemoryError, struct.error,
+    RuntimeError, EOFError, pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError,
+    AttributeError, AssertionError, OverflowError, struct.error,
 )  # fmt: skip
-"""What torch raises for checkpoints that are cut off or damaged."""
+"""What torch raises for checkpoints that are cut off or damaged; the disk's errors are others."""
+SEEK_ERRORS = (None, errno.EINVAL)
+"""Numbers of the OSErrors that damaged content causes: a place before the start of the file."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,10 @@ def load_plain(file: Path, what: str) -> Any:
     """Read a file of plain values and tensors that ``torch.save`` wrote, without running code.
 
     ``what`` it is begins every message. Raises ValueError with the file's name if it is missing,
-    truncated, damaged, or holds anything else.
+    truncated, damaged, or holds anything else; OSError if the disk or a permission is at fault,
+    MemoryError if a whole file finds no room.
     """
+    damaged: str | None = ""
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()  # torch does not compare the checksums that it writes
@@ -143,8 +148,12 @@ def load_plain(file: Path, what: str) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{what} {file} does not exist") from None
-    except (*BROKEN, zipfile.BadZipFile) as error:
+    except (*BROKEN, OSError, zipfile.BadZipFile) as error:
         reason = str(error).split("\n")[0]
+        if getattr(error, "errno", None) not in SEEK_ERRORS:
+            raise
+        if damaged is None and "can't allocate memory" in reason:
+            raise MemoryError(f"{what} {file}: {reason}") from error
         raise ValueError(f"{what} {file} is truncated or foreign: {reason}") from error
     raise ValueError(f"{what} {file} is damaged: the checksum of {damaged} does not fit")
 

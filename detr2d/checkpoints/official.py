@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detr2d.checkpoints.files import BROKEN
+from detr2d.checkpoints.files import BROKEN, SEEK_ERRORS
 
 # Values that official files hold beside tensors: options and numpy numbers, which are pickled as
 # a call to the function found here (its module differs between numpy 1 and 2).
@@ -34,7 +34,9 @@ def read_official(path: Path, *, averaged: bool = False) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except BROKEN as error:
+    except (*BROKEN, OSError) as error:
+        if getattr(error, "errno", None) not in SEEK_ERRORS:
+            raise
         # torch's own message advises to read the file in the unsafe way.
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it would run {unsafe[1]}" if unsafe else "it is truncated or no checkpoint"

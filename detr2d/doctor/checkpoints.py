@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import detr2d
-from detr2d.checkpoints.convert import CLASS_HEADS
+from detr2d.checkpoints.convert import misfit, only_classes_differ
 from detr2d.checkpoints.files import (
     STATE_FILE,
     Origin,
@@ -19,7 +19,6 @@ from detr2d.checkpoints.files import (
     read_weights,
 )
 from detr2d.checkpoints.official import read_official
-from detr2d.checkpoints.rename import MisfitError, convert
 from detr2d.config import (
     Experiment,
     UserError,
@@ -187,22 +186,14 @@ def official(path: Path, configs: Sequence[Path]) -> Iterable[Finding]:
 
 def try_config(config: Path, state: Mapping[str, Tensor]) -> Candidate | None:
     """What an official state misses to fit a config; None if that takes no official weights."""
-    experiment = loaded(config)
-    if experiment is None:
-        return None
     try:
-        with torch.device("meta"):
-            expected = experiment.system.build(experiment.data.class_names()).state_dict()
-        table = experiment.system.official_table()
-        convert({name: tensor.to("meta") for name, tensor in state.items()}, table, expected)
-    except MisfitError as error:
-        kinds = {kind: keys for kind, keys in error.problems.items() if keys}
-        heads = kinds.get("mis-shaped", [])
-        only = set(kinds) == {"mis-shaped"} and all(key.startswith(CLASS_HEADS) for key in heads)
-        return Candidate(config, error.summary(), sum(map(len, kinds.values())), only)
-    except (ValueError, OSError):
+        error = misfit(config, state)
+    except (UserError, ValueError, OSError):
         return None
-    return Candidate(config)
+    if error is None:
+        return Candidate(config)
+    problems = sum(map(len, error.problems.values()))
+    return Candidate(config, error.summary(), problems, only_classes_differ(error))
 
 
 def loaded(config: Path) -> Experiment | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from detr2d.data.coco_files import read_coco
 from detr2d.data.paths import is_below
-from detr2d.doctor.findings import Finding, gather, has_errors
+from detr2d.doctor.findings import Finding, gather, has_errors, refused
 from detr2d.doctor.rows import (
     FILLED,
     INTEGER,
@@ -81,18 +81,9 @@ def examine_instances(path: Path) -> tuple[CocoContent | None, list[Finding]]:
         return None, findings
     for check in CHECKS:
         findings += check(content)
-    return content, findings + refused(path, read_coco, findings)
-
-
-def refused(path: Path, read: Callable[[Path], Any], findings: Sequence[Finding]) -> list[Finding]:
-    """The reader's own complaint, if no error was found that explains it."""
-    if has_errors(findings):
-        return []
-    try:
-        read(path)
-    except (ValueError, OSError) as error:
-        return [Finding("error", "refused", str(path), f"the reader refuses it: {error}")]
-    return []
+    if not has_errors(findings):
+        findings += refused(path, lambda: read_coco(path))
+    return content, findings
 
 
 def nothing_there(content: CocoContent) -> Iterable[Finding]:

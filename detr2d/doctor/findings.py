@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -45,6 +45,23 @@ def gather(
     return [
         Finding(severity, kind, str(where), f"{message} ({len(listed)}): {shown}{more}", advice)
     ]
+
+
+def attempt(kind: str, where: Path | str, act: Callable[[], Any], said: str = "") -> list[Finding]:
+    """The complaint of a step that the tools will take, after the words ``said``; none if it works.
+
+    Catches ValueError and OSError, which is what readers raise.
+    """
+    try:
+        act()
+    except (ValueError, OSError) as error:
+        return [Finding("error", kind, str(where), f"{said}{error}")]
+    return []
+
+
+def refused(where: Path | str, read: Callable[[], Any]) -> list[Finding]:
+    """The own complaint of the reader of a file, if there is one."""
+    return attempt("refused", where, read, "the reader refuses it: ")
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from detr2d.data.image_headers import DECODE_ERRORS, decode_rgb, open_image
 from detr2d.data.paths import below
 from detr2d.doctor.findings import Finding, Severity, gather
 
-DECODED = 1000  # images that are decoded, evenly spread; the others are only looked for
-HEAD = 65536  # bytes that tell files of one size apart
+DECODED = 1000  # images that are decoded, drawn with a fixed seed; the others are only hashed
+BLOCK = 2**20  # bytes that are hashed at a time
 ORIENTATION = 274  # the EXIF tag; 1 is upright
 BLANK = 2.0  # largest minus smallest value of a picture that shows nothing
 
@@ -32,7 +33,7 @@ class Wanted:
 class Look:
     """What an image file turned out to be.
 
-    ``fault`` is (kind, words); digest: of the file's size and beginning; pixels: of the decoded
+    ``fault`` is (kind, words); digest: of the bytes of the file; pixels: of the decoded
     picture, None if it was not decoded.
     """
 
@@ -42,6 +43,11 @@ class Look:
     blank: bool = False
     digest: str = ""
     pixels: str | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What a copy shares with it, its bytes or its pixels; nothing if it is blank."""
+        return () if self.blank else tuple(key for key in (self.digest, self.pixels) if key)
 
 
 WORDS: dict[str, tuple[Severity, str, str]] = {
@@ -70,8 +76,13 @@ def examine_images(folder: Path, wanted: Sequence[Wanted], where: Path | str) ->
 
 def look_at_all(folder: Path, wanted: Sequence[Wanted]) -> list[Look]:
     """All files; at most ``DECODED`` of them are decoded."""
-    step = max(1, -(-len(wanted) // DECODED))
-    return [look_at(folder, item, decode=i % step == 0) for i, item in enumerate(wanted)]
+    decoded = drawn(len(wanted))
+    return [look_at(folder, item, decode=i in decoded) for i, item in enumerate(wanted)]
+
+
+def drawn(count: int) -> frozenset[int]:
+    """Which of ``count`` files are decoded: the same in every run, and no camera's turn."""
+    return frozenset(random.Random(0).sample(range(count), min(count, DECODED)))
 
 
 def judge_looks(looks: Sequence[Look], where: Path | str) -> list[Finding]:
@@ -97,8 +108,9 @@ def same_pictures(looks: Sequence[Look], where: Path | str) -> list[Finding]:
     first: dict[str, Look] = {}
     copies = []
     for look in looks:
-        other = first.setdefault(look.pixels or look.digest, look) if look.digest else look
-        if other.wanted.name != look.wanted.name and not look.blank:
+        others = [first.setdefault(key, look) for key in look.keys]
+        other = next((o for o in others if o.wanted.name != look.wanted.name), None)
+        if other is not None:
             copies.append(f"{look.wanted.label} and {other.wanted.label}")
     return gather(
         "warning", "image-copy", where, copies, "files that hold the same picture",
@@ -141,13 +153,14 @@ def look_at(folder: Path, wanted: Wanted, *, decode: bool) -> Look:
 
 
 def digest_of(path: Path) -> str:
-    """Size and beginning of a file, hashed: equal for equal files. Raises ValueError if empty."""
-    with path.open("rb") as file:
-        start = file.read(HEAD)
-    if not start:
+    """The bytes of a file, hashed. Raises ValueError if there are none."""
+    if not path.stat().st_size:
         raise ValueError(f"{path} is empty")
-    size = str(path.stat().st_size).encode()
-    return hashlib.blake2b(size + start, digest_size=16).hexdigest()
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def orientation(image: Image.Image) -> int:
@@ -160,11 +173,8 @@ def orientation(image: Image.Image) -> int:
 
 def shared_pictures(first: Iterable[Look], second: Iterable[Look], where: str) -> list[Finding]:
     """Pictures that training and evaluation share: same file, same bytes or same pixels."""
-    seen = {key for look in first for key in (look.digest, look.pixels) if key and not look.blank}
-    shared = [
-        look.wanted.name for look in second
-        if not look.blank and seen & {look.digest, look.pixels} - {"", None}
-    ]  # fmt: skip
+    seen = {key for look in first for key in look.keys}
+    shared = [look.wanted.name for look in second if seen.intersection(look.keys)]
     return gather(
         "error", "leakage", where, shared, "images of training that are evaluated too",
         "take them out of one of both: the score is of no worth",

@@ -19,9 +19,8 @@ from detr2d.doctor.coco import (
     image_ids,
     nothing_there,
     read_content,
-    refused,
 )
-from detr2d.doctor.findings import Finding, Severity, gather
+from detr2d.doctor.findings import Finding, Severity, gather, has_errors, refused
 from detr2d.doctor.images import DECODED
 from detr2d.doctor.rows import COUNT, FILLED, INTEGER, Row, repeated, sort_rows
 
@@ -46,7 +45,9 @@ def examine_panoptic(path: Path, maps: Path | None) -> tuple[CocoContent | None,
     findings += segments(content)
     if maps is not None:
         findings += segment_maps(content, maps)
-    return content, findings + refused(path, read_panoptic, findings)
+    if not has_errors(findings):
+        findings += refused(path, lambda: read_panoptic(path))
+    return content, findings
 
 
 def segments(content: CocoContent) -> Iterable[Finding]:

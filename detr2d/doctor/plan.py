@@ -27,9 +27,10 @@ SHARE = 0.9  # of the free memory that a run may take
 class Plan:
     """Bytes and seconds of an optimizer step, of ``batch`` samples a micro-batch.
 
-    fixed: weights, gradients, optimizer and averages; per_sample: what the backward pass keeps of
-    one sample; predicted: their sum for the batch; measured: the peak above what was there before;
-    seconds: the median of a step; free: what the device had.
+    fixed: weights, gradients, optimizer, averages, and what the backward pass keeps once;
+    per_sample: what it keeps of one sample; predicted: their sum for the batch; measured: the peak
+    above what was there before; seconds: the median of a step; free: what the device had; failed: a
+    batch that ran out of memory, if one did.
     """
 
     batch: int
@@ -38,6 +39,7 @@ class Plan:
     measured: int
     seconds: float
     free: int
+    failed: int | None = None
 
     def needed(self, samples: int) -> int:
         """Bytes of a micro-batch of so many samples: the larger of prediction and measurement."""
@@ -51,7 +53,8 @@ class Plan:
 
     def fitting_batch(self, total: int) -> int | None:
         """The largest micro-batch that divides ``total`` samples and fits; None if none does."""
-        sizes = [size for size in range(total, 0, -1) if total % size == 0]
+        most = total if self.failed is None else min(total, self.failed - 1)
+        sizes = [size for size in range(most, 0, -1) if total % size == 0]
         return next((s for s in sizes if self.needed(s) <= SHARE * self.free), None)
 
 
@@ -60,10 +63,14 @@ def plan_training(experiment: Experiment, device: torch.device) -> list[Finding]
 
     Takes samples from the training set. Raises ValueError or OSError if there are none.
     """
-    plan = measure_plan(experiment, device)
     train = experiment.train
     total = train.batch_size * train.accumulate
     where = f"{device.type}, {total} samples a step"
+    free = free_bytes(device)
+    try:
+        plan = measure_plan(experiment, device, free)
+    except torch.OutOfMemoryError:
+        return [nothing_fits(where, free)]
     kept = f"{megabytes(plan.fixed)} fixed + {plan.batch} x {megabytes(plan.per_sample)} a sample"
     findings = [
         Finding(
@@ -75,9 +82,7 @@ def plan_training(experiment: Experiment, device: torch.device) -> list[Finding]
     ]  # fmt: skip
     fitting = plan.fitting_batch(total)
     if fitting is None:
-        said = f"not even one sample fits into {megabytes(plan.free)}"
-        advice = "take smaller images, a smaller backbone or train.precision bfloat16"
-        return [*findings, Finding("error", "plan-memory", where, said, advice)]
+        return [*findings, nothing_fits(where, plan.free)]
     said = (
         f"into {megabytes(plan.free)} fit {fitting} a micro-batch: train.batch_size {fitting}, "
         f"train.accumulate {total // fitting}"
@@ -88,14 +93,24 @@ def plan_training(experiment: Experiment, device: torch.device) -> list[Finding]
     return [*findings, Finding("note", "plan-memory", where, said)]
 
 
-def measure_plan(experiment: Experiment, device: torch.device) -> Plan:
-    """Build everything once and step; a batch that is predicted not to fit is made smaller."""
+def nothing_fits(where: str, free: int) -> Finding:
+    """The finding that a step of one sample takes more than there is."""
+    said = f"not even one sample fits into {megabytes(free)}"
+    advice = "take smaller images, a smaller backbone or train.precision bfloat16"
+    return Finding("error", "plan-memory", where, said, advice)
+
+
+def measure_plan(experiment: Experiment, device: torch.device, free: int) -> Plan:
+    """Build everything once and step; a batch that does not fit is made smaller.
+
+    Raises torch.OutOfMemoryError if one sample does not fit.
+    """
     train, data = experiment.train, experiment.data
     dataset: Any = data.training_set(train.seed)
     if not len(dataset):
         raise ValueError("the training set has no samples")
     samples = [dataset[i % len(dataset)] for i in range(train.batch_size)]
-    free, before = free_bytes(device), reset_peak(device)
+    before = reset_peak(device)
     classes = data.class_names()
     model = experiment.system.build(classes).to(device).train()
     train_only(model, train.only)
@@ -103,27 +118,67 @@ def measure_plan(experiment: Experiment, device: torch.device) -> Plan:
     if isinstance(criterion, nn.Module):
         criterion.to(device)
     predict = with_precision(model, train.precision, device)
-    one = data.collate(samples[:1]).to(device)
 
     def loss_of(batch: Any) -> Tensor:
         return torch.stack(list(criterion(predict(batch), batch.targets).values())).sum()
 
-    fixed, per_sample = fixed_bytes(model, train), saved_bytes(model, lambda: loss_of(one))
-    able = max(1, int((SHARE * free - fixed) // max(1, per_sample)))
-    batch = data.collate(samples[:able]).to(device)
+    def saved(count: int) -> int:
+        batch = data.collate(samples[:1] * count).to(device)
+        return saved_bytes(model, lambda: loss_of(batch))
+
+    once, per_sample = split_bytes(saved)
+    fixed = fixed_bytes(model, train) + once
+    able = min(len(samples), max(1, int((SHARE * free - fixed) // max(1, per_sample))))
     optimizer = build_optimizer(model, train)
     average = average_weights(model, train.ema_decay) if train.ema_decay else None
 
-    def step() -> None:
-        loss_of(batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if average is not None:
-            average.update_parameters(model)
+    def seconds_of(size: int) -> float:
+        batch = data.collate(samples[:size]).to(device)
 
-    seconds = time_steps(step, device)
+        def step() -> None:
+            loss_of(batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if average is not None:
+                average.update_parameters(model)
+
+        optimizer.zero_grad()
+        reset_peak(device)
+        return time_steps(step, device)
+
+    size, seconds, failed = halve_until_it_fits(able, seconds_of)
     measured = peak_bytes(device) - before
-    return Plan(min(able, len(samples)), fixed, per_sample, measured, seconds, free)
+    return Plan(size, fixed, per_sample, measured, seconds, free, failed)
+
+
+def split_bytes(saved: Callable[[int], int]) -> tuple[int, int]:
+    """What is kept once (weights cast to another type) and what is kept for each sample.
+
+    ``saved`` tells the bytes of a batch; where two samples find no room, all counts for each.
+    """
+    one = saved(1)
+    try:
+        per_sample = min(one, max(0, saved(2) - one))
+    except torch.OutOfMemoryError:
+        return 0, one
+    return one - per_sample, per_sample
+
+
+def halve_until_it_fits(
+    size: int, measure: Callable[[int], float]
+) -> tuple[int, float, int | None]:
+    """The first of ``size``, its half, ... that finds room, its measure, and the last that did not.
+
+    Raises torch.OutOfMemoryError if one sample does not.
+    """
+    failed = None
+    while True:
+        try:
+            return size, measure(size), failed
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        failed, size = size, size // 2  # not above: there the error still holds the step's tensors
 
 
 def fixed_bytes(model: nn.Module, train: TrainConfig) -> int:

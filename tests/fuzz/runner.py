@@ -1,7 +1,8 @@
 """Hand damaged files to the readers: ``python -m tests.fuzz.runner --inputs 2100 --seed 0``.
 
-Whatever comes in, a reader returns or raises the error that tools show as one line. Anything else
-is a failure: another exception, more than ``SECONDS`` of processor time, or a changed file.
+Whatever comes in, a reader returns or raises the error that tools show as one line, which names the
+file. Anything else is a failure: another exception, more than ``SECONDS`` of processor time, or a
+changed file.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def attempt(target: Target, folder: Path, file: Path) -> str | None:
         with time_limit(SECONDS), user_errors():
             target.read(folder, file)
     except UserError as error:
-        return None if str(error).strip() else "an error without words"
+        named = any(name in str(error) for name in target.named(file))
+        return None if named and str(error).strip() else f"names no file: {str(error)[:200]!r}"
     except SystemExit as stop:
         return None if not stop.code else f"exit code {stop.code}"
     except BaseException as error:

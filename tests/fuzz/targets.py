@@ -35,6 +35,7 @@ from detr2d.data.panoptic import CocoPanopticConfig
 from detr2d.data.transforms import scaled_resolution
 from detr2d.doctor.images import Wanted, look_at
 from detr2d.results import read_results as read_coco_results
+from tests.det3d.doctor.test_infos import entry
 from tests.detr2d.checkpoints.test_convert import official_state, write_config
 from tests.fuzz.mutate import mutate_bytes, mutate_json
 from tests.helpers.result_frames import make_frame, write_result_file
@@ -50,7 +51,8 @@ class Target:
     """One kind of input.
 
     ``prepare`` writes valid files into an empty folder; ``files`` chooses those to damage (relative
-    names with ``*``), ``mutate`` damages one, and ``read`` hands the folder to the readers.
+    names with ``*``), ``mutate`` damages one, and ``read`` hands the folder to the readers. An
+    error must say one of ``named(damaged file)``.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Target:
     files: tuple[str, ...]
     mutate: Mutate
     read: Callable[[Path, Path], Any]
+    named: Callable[[Path], tuple[str, ...]] = lambda file: (file.name,)
 
 
 def coco_data(root: Path) -> CocoConfig:
@@ -265,20 +268,49 @@ def itself(root: Path, file: Path) -> Path:
     return file
 
 
+def write_infos(root: Path) -> None:
+    """Both generations of mmdet3d's info files, as JSON."""
+    old = entry()
+    camera = old["cams"]["CAM_FRONT"]
+    new = {
+        "token": "t",
+        "instances": [
+            {"bbox_3d": box, "bbox_label_3d": number % 2, "velocity": [1.0, 0.5]}
+            for number, box in enumerate(old["gt_boxes"].tolist())
+        ],
+        "images": {
+            "CAM_FRONT": {
+                "lidar2cam": np.eye(4).tolist(),
+                "cam2img": camera["cam_intrinsic"].tolist(),
+            }
+        },
+    }
+    meta = {"categories": {"car": 0, "truck": 1}}
+    plain = json.dumps({"infos": [old, old]}, default=lambda array: array.tolist())
+    (root / "old.json").write_text(plain)
+    (root / "new.json").write_text(json.dumps({"metainfo": meta, "data_list": [new, new]}))
+
+
 TABLES = (f"{VERSION}/*.json",)
 WEIGHTS = ("*.safetensors", "*.pth")
 TARGETS = (
     Target("coco", write_tiny_coco, ("instances.json",), mutate_json, read_instances),
     Target("panoptic", write_tiny_coco, ("panoptic.json",), mutate_json, read_panoptic),
     Target("maps", write_tiny_coco, ("maps/*.png", "images/*.png"), mutate_bytes, read_panoptic),
-    Target("tables", write_database, TABLES, mutate_json, read_database),
+    Target(
+        "tables", write_database, TABLES, mutate_json, read_database,
+        named=lambda file: (file.name, str(file.parents[1])),  # tables that contradict each other
+    ),
     Target("frames", write_database, ("samples/*/*",), mutate_bytes, read_database),
     Target("images", write_images, ("*",), mutate_bytes, read_pictures),
     Target(
         "checkpoints", write_checkpoints, (*WEIGHTS, "*/*/state.pt"), mutate_bytes,
         read_checkpoints,
     ),
-    Target("overrides", write_words, ("words.json",), mutate_words, read_words),
+    Target(
+        "overrides", write_words, ("words.json",), mutate_words, read_words,
+        named=lambda file: ("",),  # what is wrong are words, not a file
+    ),
     Target("results", write_view, ("results.json",), mutate_json, read_view),
     Target("submissions", write_official, ("submission.json",), mutate_json, read_official_results),
     Target("coco results", write_coco_results, ("results_*.json",), mutate_json, read_found),
@@ -293,4 +325,5 @@ TARGETS = (
         "doctor: submissions", write_official, ("submission.json",), mutate_json,
         examined(itself),
     ),
+    Target("doctor: infos", write_infos, ("*.json",), mutate_json, examined(itself)),
 )  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -140,6 +142,66 @@ def test_a_driving_config_is_judged_by_its_splits_too(
     assert code == 1 and "no camera CAM_SIDE" in said
 
 
+def test_only_the_samples_of_the_chosen_splits_can_leak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One root with two versions of the same scenes, as nuScenes' mini and trainval are."""
+    root, config = write_tiny_nuscenes(tmp_path / "tiny"), tmp_path / "config.py"
+    shutil.copytree(root / "v1.0-mini", root / "custom")
+    parts = {"mine": ["scene-0061"], "mini_val": ["scene-0103"]}
+    (root / "custom/splits.json").write_text(json.dumps(parts))
+    config.write_text(NUSCENES.format(root=str(root), index=str(tmp_path / "index")))
+    words = (config, "--data.training-version", "custom", "--data.training-split")
+    code, said = run(monkeypatch, capsys, *words, "mine")
+    assert code == 0, said
+    code, said = run(monkeypatch, capsys, *words, "mini_val")
+    assert code == 1 and "samples of training that are evaluated too (2)" in said
+
+
+def first_files(root: Path, scene: str) -> list[str]:
+    """The camera files of the first sample of a scene."""
+    scenes, data = (
+        json.loads((root / f"v1.0-mini/{table}.json").read_text())
+        for table in ("scene", "sample_data")
+    )
+    sample = next(row["first_sample_token"] for row in scenes if row["name"] == scene)
+    return [r["filename"] for r in data if r["sample_token"] == sample and "CAM_" in r["filename"]]
+
+
+def test_a_picture_of_another_database_leaks_though_its_token_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, config = write_tiny_nuscenes(tmp_path / "tiny"), tmp_path / "config.py"
+    other = write_tiny_nuscenes(tmp_path / "other", scenes={"scene-0061": 3})
+    config.write_text(NUSCENES.format(root=str(root), index=str(tmp_path / "index")))
+    words = (config, "--data.training-root", other)
+    code, said = run(monkeypatch, capsys, *words)
+    assert code == 0, said
+    shutil.copy(
+        root / first_files(root, "scene-0103")[0], sorted(other.glob("samples/CAM_FRONT/*"))[0]
+    )
+    code, said = run(monkeypatch, capsys, *words)
+    assert code == 1 and "images of training that are evaluated too (1)" in said
+
+
+def test_a_plan_that_errors_prevent_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path)
+    (tmp_path / "data/points.json").unlink()
+    code, said = run(monkeypatch, capsys, config, "--plan")
+    assert code == 1 and "--plan measured nothing: the errors come first" in said
+
+
+def test_the_overlay_of_several_versions_wants_one_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_tiny_nuscenes(tmp_path / "tiny", scenes={"scene-0061": 2})
+    shutil.copytree(root / "v1.0-mini", root / "v1.0-other")
+    code, said = run(monkeypatch, capsys, root, "--overlay", tmp_path / "overlay")
+    assert code == 2 and f"--version is missing: {root} has v1.0-mini, v1.0-other" in said
+
+
 def test_any_other_data_is_judged_by_its_first_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,3 +220,22 @@ def test_the_overlay_of_a_database_is_drawn(
     code, said = run(monkeypatch, capsys, root, "--overlay", tmp_path / "overlay")
     assert code == 0 and "look whether boxes and lidar points lie on the objects" in said
     assert len(list((tmp_path / "overlay").glob("*_lidar.png"))) == 2
+
+
+def test_the_docs_list_every_kind_of_finding_and_no_other() -> None:
+    top = Path(doctor.__file__).resolve().parents[1]
+    table = [line for line in (top / "docs/doctor.md").read_text().splitlines() if line[:1] == "|"]
+    listed = {word for line in table for word in re.findall(r"`([a-z][a-z-]+)`", line)}
+    sources = [*top.glob("det*d/doctor/*.py"), top / "tools/doctor.py"]
+    words, named = set(), set()
+    for tree in (ast.parse(source.read_text()) for source in sources):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.add(node.value)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                place = {"Finding": 1, "gather": 1, "attempt": 0}.get(node.func.id)
+                kind = node.args[place] if place is not None and len(node.args) > place else None
+                named |= {kind.value} if isinstance(kind, ast.Constant) else set()
+    hyphenated = {word for word in words if re.fullmatch(r"[a-z]+(-[a-z]+)+", word)}
+    assert sorted((named | hyphenated) - listed) == []
+    assert sorted(listed - words) == []

@@ -11,18 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from det3d.doctor.conventions import TYPICAL
 from det3d.doctor.infos import examine_infos
 from det3d.doctor.pickled import read_plain_pickle
 from tests.helpers.findings import alarms, kinds
 
+SIZES = {  # length, width, height in metres, by hand: what such things measure
+    "car": (4.5, 1.9, 1.7), "truck": (7.0, 2.5, 2.9), "bus": (11.5, 2.9, 3.4),
+    "bicycle": (1.8, 0.6, 1.3), "motorcycle": (2.1, 0.8, 1.5), "pedestrian": (0.7, 0.6, 1.75),
+    "barrier": (0.5, 2.4, 1.0),
+}  # fmt: skip
 NAMES = ("car", "truck", "bus", "bicycle", "car", "motorcycle", "pedestrian", "barrier")
 
 
 def entry(token: str = "t") -> dict[str, Any]:
     """Moving vehicles in the convention from 1.0 on, as arrays."""
     yaws = np.linspace(-2.5, 2.5, len(NAMES))
-    sizes = np.array([TYPICAL[name] for name in NAMES])
+    sizes = np.array([SIZES[name] for name in NAMES])
     places = np.stack([10 * np.cos(yaws), 10 * np.sin(yaws), sizes[:, 2] / 2 - 1.8], 1)
     return {
         "token": token,
@@ -98,6 +102,51 @@ def test_a_planted_fault_is_found(change: Any, kind: str, tmp_path: Path) -> Non
     for info in infos:
         change(info)
     assert kind in alarms(examine_infos(write(tmp_path / "infos.pkl", *infos)))
+
+
+def lens(value: Any) -> Any:
+    return lambda info: info["cams"]["CAM_FRONT"].update(cam_intrinsic=value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda i: i.update(gt_names=NAMES[:3]), "must be as many, got 8, 3 and 8"),
+        (lambda i: i.update(gt_velocity=np.zeros((2, 2))), "must be as many, got 8, 8 and 2"),
+        (lambda i: i.update(gt_boxes=np.zeros((7, 9))), r"must have shape (N, 7), got (7, 9)"),
+        (lens(np.full((3, 3), np.nan)), "cam_intrinsic of CAM_FRONT has numbers that are not"),
+        (lens(np.diag([np.inf, 1, 1])), "cam_intrinsic of CAM_FRONT has numbers that are not"),
+        (lens(np.ones(9)), "cam_intrinsic of CAM_FRONT must have shape (3, 3), got (9,)"),
+        (
+            lambda i: i["cams"]["CAM_FRONT"].update(sensor2lidar_rotation=[1, 0, 0, 0]),
+            "sensor2lidar_rotation of CAM_FRONT must have shape (3, 3), got (4,)",
+        ),
+        (poison, "gt_boxes has numbers that are not finite"),
+    ],
+)
+def test_a_malformed_entry_is_named_and_the_others_are_judged(
+    change: Any, words: str, tmp_path: Path
+) -> None:
+    broken = entry("other")
+    change(broken)
+    found = examine_infos(write(tmp_path / "infos.pkl", entry(), broken))
+    assert alarms(found) == {"malformed-row"} and "box-convention" in kinds(found)
+    said = next(f.message for f in found if f.kind == "malformed-row")
+    assert "entry 1: " in said and words[:60] in said
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ({"infos": []}, "empty-list"),
+        ({"infos": 5}, "refused"),
+        ({"data_list": [{"instances": []}], "metainfo": {"categories": 5}}, "refused"),
+        ({"data_list": [{"instances": [], "images": {"C": {"cam2img": [1, 2]}}}]}, "malformed-row"),
+    ],
+)
+def test_a_malformed_file_is_found(content: Any, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "infos.json").write_text(json.dumps(content))
+    assert kind in alarms(examine_infos(tmp_path / "infos.json"))
 
 
 def test_a_token_twice_is_found(tmp_path: Path) -> None:

@@ -253,6 +253,8 @@ TABLE_FAULTS: dict[str, tuple[str, Change, str]] = {
     "a car on its side": ("ego_pose", first(rotation=[0.5**0.5, 0.5**0.5, 0, 0]), "ego-tilted"),
     "a car that jumps": ("ego_pose", first(translation=[900, 1100, 0]), "ego-jump"),
     "times in seconds": ("sample", every(timestamp=lambda t: t // 10**6), "time-unit"),
+    "times in milliseconds": ("ego_pose", every(timestamp=lambda t: t // 1000), "time-unit"),
+    "times in nanoseconds": ("sample_data", every(timestamp=lambda t: t * 1000), "time-unit"),
     "a late camera": ("sample_data", late, "late-sensor"),
     "a camera that is missing once": (
         "sample_data",
@@ -323,6 +325,8 @@ COMPANIONS: dict[str, set[str]] = {  # what one fault brings with it
     "a car on its side": {"box-unseen", "box-height"},
     "a car that jumps": {"box-frame", "box-far", "box-unseen"},
     "times in seconds": {"object-jump", "time-order"},
+    "times in milliseconds": {"pose-time"},
+    "times in nanoseconds": {"pose-time", "file-time"},
     "an object twice": {"broken-chain"},
     "a camera that is missing once": {"box-unseen"},
     "another image size": {"intrinsics-size"},

@@ -108,6 +108,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "unknown attribute": (first(attribute_name="cat"), "unknown-attribute"),
     "another token": (first(sample_token="x"), "token-mismatch"),
     "not finite": (first(translation=[float("nan"), 0, 0]), "malformed-row"),
+    "an infinite velocity": (first(velocity=[float("inf"), 0]), "malformed-row"),
     "no score": (lambda r: next(iter(r.values()))[0].pop("detection_score"), "malformed-row"),
     "no list": (lambda r: r.update({next(iter(r)): 5}), "malformed-row"),
     "an unknown sample": (lambda r: r.update(x=[]), "token-unknown"),
@@ -161,6 +162,15 @@ def test_another_frame_is_told_by_where_boxes_meet_objects(
 def test_a_fault_in_the_form_is_found(change: Callable[[str], str], kind: str, path: Path) -> None:
     path.write_text(change(path.read_text()))
     assert kind in alarms(examine_submission(path, None, None))
+
+
+def test_what_only_the_reader_refuses_is_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise ValueError(f"{path} is of the wrong colour")
+
+    monkeypatch.setattr("det3d.doctor.submissions.read_submission", refuse)
+    said = [f.message for f in examine_submission(path, None, None) if f.kind == "refused"]
+    assert said == [f"the reader refuses it: {path} is of the wrong colour"]
 
 
 def test_sizes_are_judged_without_a_database_too(path: Path) -> None:

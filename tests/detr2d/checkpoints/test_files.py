@@ -104,6 +104,35 @@ def test_the_newest_whole_state_is_found_and_broken_ones_are_set_aside(tmp_path:
     assert newest_whole_state(tmp_path) == (paths[2], [])
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "denied"), OSError(5, "I/O"), MemoryError()])
+def test_what_the_machine_is_at_fault_for_sets_no_state_aside(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        save_state(tmp_path, step, {"model": {}}, ORIGIN, keep=9)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        newest_whole_state(tmp_path)
+    assert state_names(tmp_path) == ["step_00000001", "step_00000002"]
+
+
+def test_a_whole_state_that_finds_no_room_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_state(tmp_path, 1, {"model": {}}, ORIGIN, keep=9)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(MemoryError, match=r"step_00000001.*can't allocate"):
+        load_state(path)
+
+
 def test_where_no_state_is_whole_all_stay_where_they_are(tmp_path: Path) -> None:
     """Else the next attempt would find nothing to resume, and start anew without a word."""
     path = save_state(tmp_path, 1, {}, ORIGIN, keep=9)

@@ -79,3 +79,17 @@ def test_a_file_without_weights_says_what_it_holds(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing.pth does not exist"):
         read_official(tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "denied"), OSError(5, "I/O"), MemoryError()])
+def test_errors_of_the_machine_are_not_taken_for_damage(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, STATE)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        read_official(path)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from detr2d.config import TrainConfig
-from detr2d.doctor.plan import Plan, fixed_bytes, plan_training, saved_bytes
-from tests.helpers.toy_experiment import make_experiment
+from detr2d.doctor import plan
+from detr2d.doctor.plan import Plan, fixed_bytes, plan_training, saved_bytes, split_bytes
+from tests.helpers.toy_experiment import PointBatch, PointData, make_experiment
 
 PLAN = Plan(batch=4, fixed=1000, per_sample=100, measured=1400, seconds=0.1, free=2000)
 
@@ -63,3 +64,48 @@ def test_an_experiment_without_data_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "data/points.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"points\.json"):
         plan_training(experiment, torch.device("cpu"))
+
+
+def test_what_is_kept_once_does_not_count_for_each_sample() -> None:
+    model = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False))
+
+    def saved(count: int) -> int:  # the second layer keeps its cast weights
+        with torch.autocast("cpu", torch.bfloat16):
+            return saved_bytes(model, lambda: model(torch.ones(count, 10, 16)).float().sum())
+
+    once, each = split_bytes(saved)
+    assert once >= 2 * 16 * 16  # the weights in bfloat16
+    assert each == saved(3) - saved(2) and once + 5 * each == saved(5)
+
+
+def room_for(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let batches of more samples run out of memory."""
+    collate = PointData.collate
+
+    def limited(data: PointData, samples: list[PointBatch]) -> PointBatch:
+        if len(samples) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return collate(data, samples)
+
+    monkeypatch.setattr(PointData, "collate", limited)
+
+
+def test_a_batch_that_runs_out_of_memory_is_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_for(3, monkeypatch)
+    found = plan_training(make_experiment(tmp_path, batch_size=8), torch.device("cpu"))
+    assert "with 2 a micro-batch" in found[0].message
+    assert found[1].severity == "error"
+    assert "train.batch_size 2, train.accumulate 4" in found[1].message
+
+
+def test_one_sample_that_runs_out_of_memory_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_for(0, monkeypatch)
+    found = plan_training(make_experiment(tmp_path), torch.device("cpu"))
+    assert [(f.severity, f.kind) for f in found] == [("error", "plan-memory")]
+    assert "not even one sample fits" in found[0].message
+    with pytest.raises(torch.OutOfMemoryError):
+        plan.measure_plan(make_experiment(tmp_path), torch.device("cpu"), 2**30)
