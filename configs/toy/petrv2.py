@@ -1,6 +1,6 @@
 r"""PETRv2, small and rig-free, on the toy world: trained from scratch in minutes on two cores.
 
-The velocities of its queries start from displacements since the key frame before.
+The velocities of its queries start from displacements over two key frames, one second.
 It shares the worlds of `make demo` (see `configs/toy/detr3d.py`).
 Run:   torchrun --nproc-per-node 2 tools/train.py configs/toy/petrv2.py --train.threads 1
        python tools/evaluate.py configs/toy/petrv2.py outputs/toy_petrv2/model.safetensors
@@ -47,7 +47,7 @@ experiment = Experiment(
         evaluation_split="mini_val",
         image_size=(160, 448),  # without the upper rows, which are mostly sky
         framing=ResizeCropFlip(mirror=0.0),
-        previous=PreviousKeyFrame(training=(1, 1), evaluation=1),
+        previous=PreviousKeyFrame(training=(2, 2), evaluation=2),
         augmentations=(RegionFilter(), WorldFlip(), PhotometricJitter(0.4, 0.4, 0.4)),
     ),
     train=TrainConfig(
