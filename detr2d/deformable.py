@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,10 @@ class MultiScaleMemory(Batch):
     cells: Tensor
     spatial_shapes: tuple[tuple[int, int], ...]
     valid_ratios: Tensor
+
+    def detached(self) -> MultiScaleMemory:
+        """The same, whose tokens pass no gradients to what made them."""
+        return replace(self, tokens=self.tokens.detach())
 
 
 class DeformableAttention(nn.Module):

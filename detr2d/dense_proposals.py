@@ -17,11 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detr2d.boxes import overlaps, to_corners
 from detr2d.decoder import inverse_sigmoid, prior_bias
 from detr2d.deformable import MultiScaleMemory, map_sizes
 from detr2d.proposals import take_rows
 from detr2d.structures import Batch, Predictions, at_least_float32
 
+SPARE = 3  # peaks looked at for each that is wanted
+SAME = 0.5  # intersection over union from which two boxes of a class are one object
 LARGEST_STEP = 5.0  # of the logarithm of a size in cells: sizes stay finite
 LAST = -1e4  # added to the scores of tokens that are chosen only if there is nothing else
 
@@ -56,7 +59,8 @@ class DensePredictions(Predictions):
 class DenseProposals(Batch):
     """The Q best local maxima, best first, and the answers of all tokens.
 
-    content (B, Q, C), with gradient; logits (B, Q, K) and boxes (B, Q, 4) in [0, 1], without.
+    content (B, Q, C), whose gradient trains its projection only; logits (B, Q, K) and boxes
+    (B, Q, 4) in [0, 1], without gradient.
     """
 
     content: Tensor
@@ -75,7 +79,11 @@ class DenseProposals(Batch):
 
 
 class DenseHeads(nn.Module):
-    """Class heat and a box at every token; the best local maxima of the heat become queries."""
+    """Class heat and a box at every token; the best local maxima of the heat become queries.
+
+    Of boxes of one class that overlap by more than ``SAME``, only the best becomes one. Contents
+    pass no gradients to the tokens: while the decoder is young, its own disturb the heads'.
+    """
 
     def __init__(self, *, channels: int, num_classes: int, count: int) -> None:
         super().__init__()
@@ -83,6 +91,7 @@ class DenseHeads(nn.Module):
         self.transform = nn.Linear(channels, channels)
         self.norm = nn.LayerNorm(channels)
         self.class_head = nn.Linear(channels, num_classes)
+        self.box_transform = nn.Linear(channels, channels)
         self.box_head = nn.Linear(channels, 4)
         self.content = nn.Linear(channels, channels)
         for head, bias in ((self.class_head, prior_bias()), (self.box_head, 0.0)):
@@ -94,11 +103,17 @@ class DenseHeads(nn.Module):
         cells = token_cells(memory)
         tokens = self.norm(F.relu(self.transform(memory.tokens + memory.positions)))
         logits = at_least_float32(self.class_head(tokens))
-        boxes = boxes_in_cells(at_least_float32(self.box_head(tokens)), cells)
-        scores = logits.detach().amax(-1).masked_fill(~cells.valid, 2 * LAST)
-        chosen = best_peaks(scores, memory.spatial_shapes, self.count)
+        answers = self.box_head(F.relu(self.box_transform(tokens)))
+        boxes = boxes_in_cells(at_least_float32(answers), cells)
+        scores, labels = logits.detach().max(-1)
+        scores = scores.masked_fill(~cells.valid, 2 * LAST)
+        peaks = best_peaks(scores, memory.spatial_shapes, SPARE * self.count)
+        order = distinct(
+            scores.gather(1, peaks), labels.gather(1, peaks), take_rows(boxes.detach(), peaks)
+        )
+        chosen = peaks.gather(1, order[:, : self.count])
         return DenseProposals(
-            self.content(take_rows(tokens, chosen)),
+            self.content(take_rows(tokens.detach(), chosen)),
             take_rows(logits.detach(), chosen),
             take_rows(boxes.detach(), chosen),
             DensePredictions(logits.unsqueeze(0), boxes.unsqueeze(0), cells=cells),
@@ -137,3 +152,17 @@ def best_peaks(scores: Tensor, shapes: Sequence[tuple[int, int]], count: int) ->
         peaks.append(grid.where(grid == highest, grid + LAST).flatten(1))
     best = torch.cat(peaks, dim=1)
     return best.topk(min(count, best.shape[1]), dim=1).indices
+
+
+def distinct(scores: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+    """Order (B, M) of boxes (B, M, 4), best first: duplicates come after all others.
+
+    A duplicate overlaps a better box of the same class (fast non-maximum suppression, Bolya et
+    al., YOLACT, ICCV 2019, section 5).
+    """
+    corners = to_corners(boxes)
+    shared, _ = overlaps(corners.unsqueeze(2), corners.unsqueeze(1))
+    better = scores.unsqueeze(1) > scores.unsqueeze(2)  # [b, i, j]: j is better than i
+    same = labels.unsqueeze(1) == labels.unsqueeze(2)
+    twice = (better & same & (shared > SAME)).any(-1)
+    return (scores + LAST * twice).argsort(dim=1, descending=True)

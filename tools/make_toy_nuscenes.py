@@ -34,6 +34,8 @@ class ToyWorld:
     """Processes."""
     coco: bool = True
     """Also write COCO instance and panoptic annotations of the images."""
+    balanced: bool = False
+    """Rare classes two to four times as often, for training sets."""
     progress: bool = True
     """Show a progress bar."""
 

@@ -23,6 +23,11 @@ SMALL_REACH, LARGE_REACH = 26.0, 38.0  # metres from the ego, inside the benchma
 HEADINGS = {"east": 0.0, "north": np.pi / 2, "west": np.pi, "south": -np.pi / 2}
 FRACTIONS = np.linspace(0, 1, 201)  # of a path, where its nearest point to the ego is looked for
 TRIES = 4
+BALANCE = {
+    "car": 1, "truck": 2, "construction_vehicle": 4, "bus": 3, "trailer": 3, "barrier": 3,
+    "motorcycle": 3, "bicycle": 4, "pedestrian": 1, "traffic_cone": 2,
+}  # fmt: skip
+"""How many times as often a balanced crowd tries to place a class."""
 
 
 class Crowd:
@@ -53,8 +58,11 @@ class Crowd:
             if not any(place(name, self._anchor(0.3, 0.7), reach) for reach in reaches):
                 raise RuntimeError(f"found no room for a {name} beside the ego's route")
 
-    def fill(self, *, waiting: bool) -> None:
-        """Place the usual crowd; waiting: the ego halts at the crossing, so it cannot follow."""
+    def fill(self, *, waiting: bool, balanced: bool = False) -> None:
+        """Place the usual crowd, or a ``balanced`` one with more of the rare classes.
+
+        waiting: the ego halts at the crossing, so it cannot follow.
+        """
         rng = self.rng
         for _ in range(rng.poisson(0.8 * self.scale)):
             self._work_zone(self._anchor(), full=bool(rng.random() < 0.5))
@@ -71,7 +79,8 @@ class Crowd:
             (self._line, "barrier", 1.8), (self._line, "traffic_cone", 1.6),
         )  # fmt: skip
         for place, name, mean in counts:
-            for _ in range(int(rng.poisson(mean * self.scale))):
+            often = BALANCE[name] if balanced else 1
+            for _ in range(int(rng.poisson(often * mean * self.scale))):
                 any(place(name, self._anchor()) for _ in range(TRIES))
 
     def _anchor(self, early: float = 0.0, late: float = 1.0) -> Array:

@@ -32,7 +32,7 @@ class ScenePlan:
     """What a scene must be.
 
     kind: a key of ``DESCRIPTIONS``; required: classes near the route; frame_period: seconds from
-    one key frame to the next.
+    one key frame to the next; balanced: more of the rare classes.
     """
 
     name: str
@@ -43,6 +43,7 @@ class ScenePlan:
     required: tuple[str, ...]
     num_frames: int
     frame_period: float = KEY_FRAME_PERIOD
+    balanced: bool = False
 
     @property
     def duration(self) -> float:
@@ -92,6 +93,8 @@ def plan_split(
     seed: int,
     num_frames: int,
     frame_period: float = KEY_FRAME_PERIOD,
+    *,
+    balanced: bool = False,
 ) -> list[ScenePlan]:
     """Plans for the scenes of one split: every class is required in at least one of them.
 
@@ -112,7 +115,9 @@ def plan_split(
             required = tuple(classes[t % count] for t in turns)
         else:
             required = ()
-        plans.append(ScenePlan(name, split, i, seed, kind, required, num_frames, frame_period))
+        plans.append(
+            ScenePlan(name, split, i, seed, kind, required, num_frames, frame_period, balanced)
+        )
     return plans
 
 
@@ -138,7 +143,7 @@ def build_scene(plan: ScenePlan) -> ToyScene:
     crowd = Crowd(town, ego, placement, plan.duration, plan.rng(3))
     crowd.require(plan.required)
     fixtures = placement.keep_clear_of(make_fixtures(town, plan.rng(2)))
-    crowd.fill(waiting=plan.kind == "stop")
+    crowd.fill(waiting=plan.kind == "stop", balanced=plan.balanced)
     turn = float(rng.uniform(-np.pi, np.pi))
     centre = (low + high) / 2
     reach = np.linalg.norm(high - low) / 2 + rng.uniform(10, 60, 2)

@@ -33,6 +33,7 @@ VERSION_SPLITS = {
 MARKER = "toy_world.json"
 UNFINISHED = "toy_world.unfinished"
 FRAMES_PER_TASK = 5
+FORMERLY: dict[str, Any] = {"balanced": False}  # what settings were before they had a name
 FORMAT = 1  # raised when the same settings give another world
 
 
@@ -47,23 +48,28 @@ def make_toy_nuscenes(
     scenes_per_split: tuple[int, int] | None = None,
     workers: int = 2,
     coco: bool = True,
+    balanced: bool = False,
     progress: bool = True,
 ) -> Path:
     """Write a toy world to ``root`` and return it; a world of the same settings is kept.
 
     image_size: height, width; frame_period: seconds between key frames, beyond 1.5 of which
-    velocities are unknown; scenes_per_split: how many
-    of the official scene names of the training and the validation split, None for all; workers:
-    processes, 0 for none. The world is written beside ``root`` and moved there when it is complete.
+    velocities are unknown; scenes_per_split: how many of the official scene names of the training
+    and the validation split, None for all; balanced: rare classes two to four times as often, for
+    training; workers: processes, 0 for none. The world is written beside ``root`` and moved
+    there when it is complete.
     Raises ValueError for settings out of range, FileExistsError if ``root`` holds anything else.
     """
     root = Path(root)
     settings = {
         "format": FORMAT, "version": version, "seed": seed, "image_size": list(image_size),
         "frames_per_scene": frames_per_scene, "frame_period": frame_period, "coco": coco,
+        "balanced": balanced,
         "scenes_per_split": list(scenes_per_split) if scenes_per_split else None,
     }  # fmt: skip
-    plans = plan_world(version, seed, frames_per_scene, scenes_per_split, frame_period)
+    plans = plan_world(
+        version, seed, frames_per_scene, scenes_per_split, frame_period, balanced=balanced
+    )
     if min(image_size) < 32:
         raise ValueError(f"images must be at least 32 pixels high and wide, got {image_size}")
     if _is_complete(root, settings):
@@ -87,7 +93,8 @@ def make_toy_nuscenes(
 
 def plan_world(version: str, seed: int, frames_per_scene: int,
                scenes_per_split: tuple[int, int] | None,
-               frame_period: float = KEY_FRAME_PERIOD) -> list[ScenePlan]:  # fmt: skip
+               frame_period: float = KEY_FRAME_PERIOD, *,
+               balanced: bool = False) -> list[ScenePlan]:  # fmt: skip
     """The plans of all scenes of a world, training split first.
 
     Raises ValueError for an unknown version or counts out of range.
@@ -108,7 +115,9 @@ def plan_world(version: str, seed: int, frames_per_scene: int,
         count = len(names) if scenes_per_split is None else scenes_per_split[k]
         if not 0 <= count <= len(names):
             raise ValueError(f"split {split} has {len(names)} scene names, {count} were asked for")
-        plans += plan_split(split, names[:count], seed, frames_per_scene, frame_period)
+        plans += plan_split(
+            split, names[:count], seed, frames_per_scene, frame_period, balanced=balanced
+        )
     if not plans:
         raise ValueError("a world needs at least one scene")
     return plans
@@ -121,7 +130,7 @@ def _is_complete(root: Path, settings: dict[str, Any]) -> bool:
     marker = root / MARKER
     if not marker.is_file():
         raise FileExistsError(f"{root} is not empty and no toy world: choose another folder")
-    found = json.loads(marker.read_text())
+    found = FORMERLY | json.loads(marker.read_text())
     if found != settings:
         different = sorted(k for k in settings if found.get(k) != settings[k])
         raise FileExistsError(

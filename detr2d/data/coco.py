@@ -19,6 +19,7 @@ from detr2d.data.coco_files import CocoFile, LabelMap, map_labels, read_coco
 from detr2d.data.image_files import read_image
 from detr2d.data.paths import below
 from detr2d.data.randomness import ItemRandomness
+from detr2d.data.repeats import repeated_rows
 from detr2d.data.transforms import (
     Resolution,
     augment,
@@ -56,6 +57,8 @@ class CocoConfig(DataConfig):
     """Also train with and evaluate instance masks."""
     skip_empty: bool = False
     """Leave images without objects out of training."""
+    repeat_threshold: float = 0.0
+    """Repeat training images with classes that a smaller share of images shows (LVIS: 0.001)."""
     evaluator_library: Literal["hotcoco", "pycocotools"] = "hotcoco"
     """What computes the official figures; both give the same, hotcoco sooner."""
 
@@ -79,7 +82,7 @@ class CocoConfig(DataConfig):
             label_map=self._label_map(file),
             resolution=self.resolution,
             with_masks=self.masks,
-            rows=rows_with_objects(file) if self.skip_empty else range(len(file)),
+            rows=self._training_rows(file, seed),
             seed=seed,
         )
 
@@ -108,6 +111,10 @@ class CocoConfig(DataConfig):
             kinds=("bbox", "segm") if self.masks else ("bbox",),
             library=self.evaluator_library,
         )
+
+    def _training_rows(self, file: CocoFile, seed: int) -> np.ndarray:
+        rows = rows_with_objects(file) if self.skip_empty else np.arange(len(file))
+        return repeated_rows(file, rows, self.repeat_threshold, seed)
 
     def _label_map(self, file: CocoFile) -> LabelMap:
         used = set(file.category_ids.tolist())

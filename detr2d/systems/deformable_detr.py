@@ -55,14 +55,17 @@ COST_EPS = 1e-8  # in the logarithms of matching costs, as in the released code
 class Start:
     """What enters the decoder.
 
-    query, query_pos (B, Q, C); reference (B, Q, 2 or 4) in [0, 1]: a point or a box; proposals:
-    the encoder's predictions that it was made from, if any.
+    query, query_pos (B, Q, C); reference (B, Q, 2 or 4) in [0, 1]: a point or a box; memory: what
+    the queries look at; proposals: the encoder's predictions that it was made from, if any; logits
+    (B, Q, K): what is known of the classes already, added to what the layers say.
     """
 
     query: Tensor
     query_pos: Tensor
     reference: Tensor
+    memory: MultiScaleMemory
     proposals: Predictions | None = None
+    logits: Tensor | float = 0.0
 
 
 class LearnedStart(nn.Module):
@@ -75,7 +78,7 @@ class LearnedStart(nn.Module):
     def forward(self, memory: MultiScaleMemory) -> Start:
         """The queries of as many images as there are in the memory."""
         query, reference = self.learned(len(memory.tokens))
-        return Start(query, self.learned.positions(reference), reference)
+        return Start(query, self.learned.positions(reference), reference, memory)
 
 
 class ProposedStart(nn.Module):
@@ -96,11 +99,14 @@ class ProposedStart(nn.Module):
             reference, self.embed.in_features // 4, temperature=1e4, scale=2 * math.pi
         )
         query_pos, query = self.norm(self.embed(waves)).chunk(2, dim=-1)
-        return Start(query, query_pos, reference, proposals.predictions())
+        return Start(query, query_pos, reference, memory, proposals.predictions())
 
 
 class DenseStart(nn.Module):
-    """Queries of the best peaks of dense heads, their positions made of the boxes."""
+    """Queries of the best peaks of dense heads, their positions made of the boxes.
+
+    The layers correct what the heads say and do not train the tokens, see ``DenseHeads``.
+    """
 
     def __init__(self, proposals: DenseHeads, channels: int) -> None:
         super().__init__()
@@ -116,7 +122,14 @@ class DenseStart(nn.Module):
             found.boxes, self.embed.out_features // 2, temperature=1e4, scale=2 * math.pi
         )
         query_pos = self.norm(self.embed(waves))
-        return Start(found.content, query_pos, found.boxes, found.predictions())
+        return Start(
+            found.content,
+            query_pos,
+            found.boxes,
+            memory.detached(),
+            found.predictions(),
+            found.logits - prior_bias(),
+        )
 
 
 class DeformableDETR(nn.Module):
@@ -150,18 +163,17 @@ class DeformableDETR(nn.Module):
 
     def forward(self, batch: ImageBatch) -> Predictions:
         """Predictions of all layers: logits (sigmoid classes) and codes of boxes."""
-        memory = self.look(batch)
-        start: Start = self.queries(memory)
+        start: Start = self.queries(self.look(batch))
         query, reference = start.query, start.reference
         logits, codes, references, places = [], [], [reference], []
         repeats = len(self.decoder) // len(self.class_heads)
         heads = zip([*self.class_heads] * repeats, [*self.box_heads] * repeats, strict=True)
         for layer, (classify, regress) in zip(self.decoder, heads, strict=True):
-            query, sampling_points = layer(query, start.query_pos, reference, memory)
+            query, sampling_points = layer(query, start.query_pos, reference, start.memory)
             code = refine(at_least_float32(regress(query)), reference).sigmoid()
             if self.refine_boxes:
                 reference = code.detach()
-            logits.append(classify(query))
+            logits.append(start.logits + classify(query))
             codes.append(code)
             references.append(reference)
             places.append(sampling_points)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detr2d.accumulation import Divisor
@@ -59,6 +60,20 @@ COST_EPS = 1e-8  # in the logarithms of matching costs there
 BOX_SLACK = 1e-6  # in the denominators of overlaps there
 
 
+@dataclass(frozen=True)
+class Start:
+    """What enters the decoder.
+
+    content (B, Q, C); logits (B, Q, K): what is known of the classes already, added to what the
+    layers say; proposals: where the boxes come from; memory: what the queries look at.
+    """
+
+    content: Tensor
+    logits: Tensor
+    proposals: Proposals | DenseProposals
+    memory: MultiScaleMemory
+
+
 class MixedQueries(nn.Module):
     """Boxes of the best proposals, learned contents by rank (mixed query selection)."""
 
@@ -67,24 +82,28 @@ class MixedQueries(nn.Module):
         self.proposals = proposals
         self.content = nn.Embedding(proposals.count, channels)
 
-    def forward(self, memory: MultiScaleMemory) -> tuple[Tensor, Proposals]:
-        """Contents (B, Q, C) and the chosen proposals."""
+    def forward(self, memory: MultiScaleMemory) -> Start:
+        """Queries of the chosen proposals, whose classes are not handed on."""
         chosen = self.proposals(memory.tokens, grid_anchors(memory)).select()
         batch, count = chosen.chosen.shape
-        return self.content.weight[:count].expand(batch, -1, -1), chosen
+        content = self.content.weight[:count].expand(batch, -1, -1)
+        return Start(content, torch.zeros_like(chosen.logits), chosen, memory)
 
 
 class DenseQueries(nn.Module):
-    """Boxes and contents of the best peaks of dense heads."""
+    """Boxes, contents and classes of the best peaks of dense heads.
+
+    The layers correct what the heads say and do not train the tokens, see ``DenseHeads``.
+    """
 
     def __init__(self, proposals: DenseHeads) -> None:
         super().__init__()
         self.proposals = proposals
 
-    def forward(self, memory: MultiScaleMemory) -> tuple[Tensor, DenseProposals]:
-        """Contents (B, Q, C) and the proposals."""
+    def forward(self, memory: MultiScaleMemory) -> Start:
+        """Queries of the peaks."""
         found = self.proposals(memory)
-        return found.content, found
+        return Start(found.content, found.logits - prior_bias(), found, memory.detached())
 
 
 class BoxPositions(nn.Module):
@@ -141,14 +160,15 @@ class DINO(nn.Module):
 
     def forward(self, batch: ImageBatch) -> Predictions:
         """Predictions of all layers; in training, of denoising queries and proposals too."""
-        memory = self.look(batch)
-        query, proposals = self.queries(memory)
-        reference, mask, noised = proposals.codes.detach(), None, None
+        start: Start = self.queries(self.look(batch))
+        query, known, memory = start.content, start.logits, start.memory
+        reference, mask, noised = start.proposals.codes.detach(), None, None
         if self.denoising is not None and self.training and batch.targets is not None:
             noised = self.denoising(batch.targets)
             mask = denoising_mask(noised.layout, query.shape[1], query.device)
             query = torch.cat([noised.query.to(query), query], dim=1)
             reference = torch.cat([noised.reference.to(reference), reference], dim=1)
+            known = F.pad(known, (0, 0, noised.query.shape[1], 0))
         reference = reference.sigmoid()
         first_level = memory.valid_ratios[:, :1].repeat(1, 1, 2)
         logits, codes, references, places = [], [], [reference], []
@@ -157,7 +177,7 @@ class DINO(nn.Module):
             query_pos = self.positions(entered * first_level)
             query, sampling_points = layer(query, query_pos, entered, memory, mask)
             seen = self.decoder_norm(query)
-            logits.append(self.class_head(seen))
+            logits.append(known + self.class_head(seen))
             # The reference still has its gradient here: this box trains the layer before, too.
             codes.append(self._refine(seen, reference))
             reference = self._refine(query, entered)
@@ -168,7 +188,7 @@ class DINO(nn.Module):
             torch.stack(codes),
             torch.stack(references)[..., :2].detach(),
             torch.stack(places),
-            proposals=proposals.predictions(),
+            proposals=start.proposals.predictions(),
         )
         return found if noised is None else split_denoising(found, noised.layout)
 

@@ -5,7 +5,7 @@ import torch
 
 from detr2d.deformable import PyramidTokens
 from detr2d.dense_loss import DenseLoss, object_levels, paint
-from detr2d.dense_proposals import DenseHeads, best_peaks, boxes_in_cells, token_cells
+from detr2d.dense_proposals import DenseHeads, best_peaks, boxes_in_cells, distinct, token_cells
 from detr2d.images import valid_pixels
 from detr2d.positions import SinePositions
 from detr2d.structures import FeaturePyramid, Targets
@@ -65,6 +65,22 @@ def test_padding_is_not_chosen_and_changes_nothing() -> None:
     same = other(moved)
     for name in ("content", "logits", "boxes"):
         torch.testing.assert_close(getattr(same, name), getattr(found, name))
+
+
+def test_duplicates_of_a_class_come_last() -> None:
+    scores = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0]])
+    labels = torch.tensor([[0, 0, 1, 0, 0]])
+    left, right = [0.3, 0.5, 0.2, 0.2], [0.7, 0.5, 0.2, 0.2]
+    near = [0.32, 0.5, 0.2, 0.2]  # shares 0.18 of 0.22 with the left one
+    boxes = torch.tensor([[left, near, left, right, [0.44, 0.5, 0.2, 0.2]]])
+    # The third has another class, the fourth lies elsewhere, the fifth shares a quarter at most.
+    assert distinct(scores, labels, boxes)[0].tolist() == [0, 2, 3, 4, 1]
+
+
+def test_padding_that_overlaps_nothing_stays_behind_duplicates() -> None:
+    scores = torch.tensor([[3.0, 2.0, -2e4]])
+    boxes = torch.tensor([[[0.3, 0.5, 0.2, 0.2]] * 2 + [[2.0, 0.5, 0.1, 0.1]]])
+    assert distinct(scores, torch.zeros(1, 3).long(), boxes)[0].tolist() == [0, 1, 2]
 
 
 def test_fewer_tokens_than_queries_are_all_chosen() -> None:

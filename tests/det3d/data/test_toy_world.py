@@ -1,5 +1,6 @@
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -306,3 +307,27 @@ def test_key_frames_can_lie_further_apart() -> None:
     assert build_scene(plan).times.tolist() == [0.0, 5.0, 10.0, 15.0]
     with pytest.raises(ValueError, match="frame_period > 0"):
         plan_world("v1.0-trainval", 0, 4, (1, 0), frame_period=0.0)
+
+
+def test_a_balanced_world_has_more_of_the_rare_classes() -> None:
+    def share(balanced: bool) -> float:
+        plans = plan_world("v1.0-trainval", 3, 4, (8, 0), frame_period=5.0, balanced=balanced)
+        names = [actor.name for plan in plans for actor in build_scene(plan).actors]
+        return sum(name not in ("car", "pedestrian") for name in names) / len(names)
+
+    assert share(balanced=True) > 1.3 * share(balanced=False)
+
+
+def test_a_world_made_before_a_setting_had_a_name_is_kept(tmp_path) -> None:
+    make = partial(
+        make_toy_nuscenes, tmp_path / "world", image_size=(32, 56), frames_per_scene=1,
+        scenes_per_split=(1, 0), workers=0, progress=False,
+    )  # fmt: skip
+    marker = make() / "toy_world.json"
+    settings = json.loads(marker.read_text())
+    del settings["balanced"]
+    marker.write_text(json.dumps(settings))
+    make()
+    assert json.loads(marker.read_text()) == settings
+    with pytest.raises(FileExistsError, match="balanced is False, asked for True"):
+        make(balanced=True)

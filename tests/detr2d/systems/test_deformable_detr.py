@@ -24,10 +24,11 @@ SINGLE = replace(PLAIN, backbone=replace(PLAIN.backbone, out_stages=(4,)), extra
 DILATED = replace(SINGLE, backbone=replace(SINGLE.backbone, depth=50, dilate_last=True))
 REFINED = replace(PLAIN, refine_boxes=True)
 TWO_STAGE = replace(REFINED, two_stage=True)
+DENSE = replace(TWO_STAGE, proposals="dense", neck="fpn")
 every = pytest.mark.parametrize(
     "system",
-    [SINGLE, DILATED, PLAIN, REFINED, TWO_STAGE],
-    ids=["single-scale", "single-scale-dc5", "plain", "refined", "two-stage"],
+    [SINGLE, DILATED, PLAIN, REFINED, TWO_STAGE, DENSE],
+    ids=["single-scale", "single-scale-dc5", "plain", "refined", "two-stage", "dense"],
 )
 
 
@@ -111,6 +112,20 @@ def test_references_follow_the_boxes_with_refinement_only() -> None:
             torch.testing.assert_close(found.references[1:], found.codes[..., :2])
 
 
+def test_layers_start_from_the_classes_that_dense_proposals_say() -> None:
+    torch.manual_seed(1)
+    model, heard = DENSE.build(CLASSES).eval(), []
+    with torch.no_grad():
+        model.queries.proposals.class_head.weight.normal_()
+    model.queries.proposals.register_forward_hook(lambda *call: heard.append(call[-1]))
+    for head in model.class_heads:
+        torch.nn.init.zeros_(head.weight)  # its bias is the prior, with which proposals begin too
+    with torch.no_grad():
+        found = model(sample(64, 96))
+    assert float(heard[0].logits.std()) > 0.1
+    torch.testing.assert_close(found.logits, heard[0].logits.expand_as(found.logits))
+
+
 def test_proposals_are_trained_to_find_objects_of_any_class() -> None:
     batch = sample(64, 96)
     criterion, predictions = TWO_STAGE.build_criterion(CLASSES), predict(TWO_STAGE, batch)
@@ -127,6 +142,8 @@ def test_proposals_are_trained_to_find_objects_of_any_class() -> None:
 @every
 def test_half_precision_trains_close_to_float32(system: DeformableDETRConfig) -> None:
     batch = concatenate_images([sample(64, 96), sample(80, 70)])
+    if system is DENSE:  # rounding may choose other peaks: take all tokens
+        system = replace(DENSE, num_queries=400)
     single = total_loss(system, batch)
     with torch.autocast("cpu", torch.bfloat16):
         half = total_loss(system, batch)

@@ -7,6 +7,7 @@ import torch
 
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.backbones.swin import SwinConfig
+from detr2d.decoder import prior_bias
 from detr2d.deformable import DeformableConfig
 from detr2d.structures import ImageBatch, Predictions, concatenate_images
 from detr2d.systems.dino import DINO, DINOConfig
@@ -26,8 +27,11 @@ PLAIN = replace(FOUR, denoising=None)
 SWIN = replace(
     FOUR, backbone=SwinConfig(channels=8, depths=(1, 2, 2, 1), heads=(1, 2, 2, 4), window=4)
 )
+DENSE = replace(FOUR, proposals="dense", neck="fpn")
 every = pytest.mark.parametrize(
-    "system", [FOUR, FIVE, PLAIN, SWIN], ids=["4-scale", "5-scale", "no-denoising", "swin"]
+    "system",
+    [FOUR, FIVE, PLAIN, SWIN, DENSE],
+    ids=["4-scale", "5-scale", "no-denoising", "swin", "dense"],
 )
 
 
@@ -61,7 +65,7 @@ def test_predictions_are_classes_and_boxes_in_the_image(system: DINOConfig) -> N
     found = predict(system, sample(64, 96))
     assert found.logits.shape == (3, 1, 6, 3) and found.codes.shape == (3, 1, 6, 4)
     assert found.denoising is None and found.proposals is not None
-    assert found.proposals.logits.shape == (1, 1, 6, 3)
+    assert found.proposals.logits.shape == (1, 1, 128 if system is DENSE else 6, 3)
     (detections,) = system.postprocess(found)
     assert len(detections) == 18
 
@@ -125,6 +129,19 @@ def test_first_boxes_are_the_proposals_and_contents_go_by_rank() -> None:
     torch.testing.assert_close(found.codes[0], found.proposals.codes[0], atol=2e-3, rtol=0)
     best = found.proposals.logits[0, 0].max(-1).values
     assert bool((best.diff() <= 0).all())
+
+
+def test_layers_start_from_the_classes_that_dense_proposals_say() -> None:
+    model, heard = build(DENSE), []
+    with torch.no_grad():
+        model.queries.proposals.class_head.weight.normal_()
+    model.queries.proposals.register_forward_hook(lambda *call: heard.append(call[-1]))
+    torch.nn.init.zeros_(model.class_head.weight)  # its bias is the prior, as the proposals' is
+    found = model(sample(64, 96))
+    assert found.denoising is not None and float(heard[0].logits.std()) > 0.1
+    torch.testing.assert_close(found.logits, heard[0].logits.expand_as(found.logits))
+    noised = found.denoising.logits
+    torch.testing.assert_close(noised, torch.full_like(noised, prior_bias()))
 
 
 def test_losses_have_the_names_of_their_stages() -> None:
