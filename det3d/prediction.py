@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from det3d.data.framing import frame_image, frame_rig, pad_canvas
+from det3d.data.framing import frame_image, frame_rig
 from det3d.data.nuscenes import NuScenesConfig
 from det3d.results.format import Category, Objects, Results, read_results, write_results
 from det3d.results.geometry import Array, invert_transform, transform_boxes
@@ -23,7 +23,7 @@ from det3d.structures import SceneBatch
 from det3d.visualization.result_source import ResultSource
 from detr2d.config import Experiment
 from detr2d.prediction import load_detector
-from detr2d.structures import Detections, pad_stack
+from detr2d.structures import Detections, stack_images
 
 RESULTS_FILE = "results.json"
 MOST_TURNED = 0.5  # radians between the file's forward and that of the frame a model knows
@@ -109,7 +109,7 @@ def framed_scene(native: SceneBatch, data: NuScenesConfig, ref_from_model: Array
         for image, (height, width), window in zip(native.images[0], sizes, windows, strict=True)
     ]
     rig = frame_rig(native.rig, windows).moved(torch.tensor(ref_from_model).float())
-    canvas = pad_canvas(pad_stack(images), data.size_divisor)
+    canvas = stack_images(images, data.size_divisor)
     return SceneBatch(canvas.unsqueeze(0), rig, native.tokens)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from det3d.cameras import CameraRig, concatenate_rigs
-from detr2d.structures import Batch, Targets, check_shape, pad_stack
+from detr2d.structures import Batch, Targets, check_shape, stack_images
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def concatenate_scenes(scenes: Sequence[SceneBatch]) -> SceneBatch:
     if 0 < len(with_targets) < len(targets):
         raise ValueError("cannot join scenes with targets and scenes without")
     return SceneBatch(
-        images=pad_stack([image for scene in scenes for image in scene.images]),
+        images=stack_images([image for scene in scenes for image in scene.images]),
         rig=concatenate_rigs([scene.rig for scene in scenes]),
         tokens=tuple(token for scene in scenes for token in scene.tokens),
         targets=tuple(t for group in with_targets for t in group) if with_targets else None,

@@ -37,9 +37,10 @@ class NormalizeImages(nn.Module):
         """Normalise images (..., 3, H, W) whose valid areas are ``image_sizes`` (..., 2)."""
         if self.reverse_channels:
             images = images.flip(-3)
-        normalized = (images.to(self.mean.dtype) - self.mean) / self.std
-        valid = valid_pixels(image_sizes, *images.shape[-2:])
-        return normalized * valid.unsqueeze(-3)
+        normalized = images.to(self.mean.dtype) - self.mean
+        normalized /= self.std  # in place: fresh memory costs more than the arithmetic
+        normalized *= valid_pixels(image_sizes, *images.shape[-2:]).unsqueeze(-3)
+        return normalized
 
 
 class StandardizeImages(nn.Module):

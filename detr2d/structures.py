@@ -129,7 +129,7 @@ def concatenate_images(batches: Sequence[ImageBatch]) -> ImageBatch:
     if 0 < len(with_targets) < len(targets):
         raise ValueError("cannot join images with targets and images without")
     return ImageBatch(
-        images=pad_stack([image for batch in batches for image in batch.images]),
+        images=stack_images([image for batch in batches for image in batch.images]),
         image_sizes=torch.cat([batch.image_sizes for batch in batches]),
         tokens=tuple(token for batch in batches for token in batch.tokens),
         original_sizes=torch.cat([batch.original_sizes for batch in batches]),
@@ -288,3 +288,24 @@ def pad_stack(tensors: Sequence[Tensor], fill: float = 0) -> Tensor:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it is a half-precision one, else as it is."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def stack_images(images: Sequence[Tensor], divisor: int = 1) -> Tensor:
+    """Stack images (..., C, H, W) of one kind: (N, ..., C, H, W), with black at the ends.
+
+    The canvas is as large as the largest image, and until its sides are divisible by ``divisor``.
+    In memory the channels of a pixel lie together, as image decoders and networks have them. A
+    single image that fits is not copied.
+    """
+    sizes = [max(axis) for axis in zip(*(image.shape for image in images), strict=True)]
+    *lead, channels, height, width = sizes
+    height, width = (side + -side % divisor for side in (height, width))
+    canvas = (*lead, channels, height, width)
+    fits = all(tuple(image.shape) == canvas for image in images)
+    if fits and len(images) == 1:
+        return images[0].unsqueeze(0)
+    make = images[0].new_empty if fits else images[0].new_zeros
+    stacked = make((len(images), *lead, height, width, channels)).movedim(-1, -3)
+    for slot, image in zip(stacked, images, strict=True):
+        slot[tuple(slice(size) for size in image.shape)] = image
+    return stacked

@@ -22,15 +22,16 @@ from typing import Annotated
 import torch
 import tyro
 
+from det3d.benchmark import loading as loading_3d
 from det3d.benchmark import pieces as pieces_3d
 from det3d.benchmark import systems
-from detr2d.benchmark import deformable, detection, pieces, training
+from detr2d.benchmark import deformable, detection, loading, pieces, training
 from detr2d.benchmark.measure import Case, MismatchError, Row, Setup, run_case
 from detr2d.benchmark.report import describe_machine, describe_run, make_table
 from detr2d.benchmark.subjects import read_peer_file
 from detr2d.config import UserError, one_line_errors, user_errors
 
-MODULES = (detection, deformable, training, pieces, pieces_3d, systems)
+MODULES = (detection, deformable, training, pieces, loading, pieces_3d, loading_3d, systems)
 CASES = {case.name: case for module in MODULES for case in module.CASES}
 
 

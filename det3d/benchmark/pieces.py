@@ -90,10 +90,16 @@ def sampling_duels(setup: Setup) -> Iterator[Duel]:
 
 
 def noise_index(samples: int, directory: Path) -> NuScenesIndex:
-    """An index of one scene at the origin whose arrays hold little but their shapes."""
+    """An index with the arrays of ``noise_arrays``."""
+    meta = {"version": "v1.0-mini", "channels": ["CAM"] * 6, "splits": {}}
+    write_index(directory, noise_arrays(samples), meta)
+    return load_index(directory)
+
+
+def noise_arrays(samples: int) -> dict[str, np.ndarray]:
+    """Arrays of an index of one scene at the origin, which hold little but their shapes."""
     eye = np.eye(4)
-    arrays: dict[str, np.ndarray] = {name: np.zeros(samples) for name in ARRAYS}
-    arrays |= {
+    return {name: np.zeros(samples) for name in ARRAYS} | {
         "scene_names": np.array([b"scene-0001"]),
         "sample_tokens": np.array([f"{row:032x}".encode() for row in range(samples)]),
         "sample_scenes": np.zeros(samples, dtype=np.int32),
@@ -107,9 +113,6 @@ def noise_index(samples: int, directory: Path) -> NuScenesIndex:
         "object_labels": np.zeros(samples * OBJECTS, dtype=np.int64),
         "object_points": np.ones(samples * OBJECTS, dtype=np.int64),
     }
-    meta = {"version": "v1.0-mini", "channels": ["CAM"] * 6, "splits": {}}
-    write_index(directory, arrays, meta)
-    return load_index(directory)
 
 
 def noise_results(index: NuScenesIndex) -> tuple[JudgedObjects, dict[str, ResultArrays]]:

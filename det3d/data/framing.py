@@ -6,6 +6,7 @@ window, so points keep their place on the image content. Sizes are (height, widt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,7 @@ from torchvision.transforms.v2 import functional as image_functional
 from det3d.cameras import CameraRig
 
 Size = tuple[int, int]
+FILTER_REACH = 2  # half the width of the bicubic filter, in pixels of the coarser grid
 
 
 @dataclass(frozen=True)
@@ -107,15 +109,35 @@ class ResizeCropFlip:
 
 
 def frame_image(image: Tensor, window: Window) -> Tensor:
-    """An image (3, H, W) uint8 seen through its window: (3, *window.size) uint8."""
-    if tuple(image.shape[-2:]) != window.resized:
-        image = image_functional.resize_image(
-            image, list(window.resized), interpolation=window.smooth, antialias=True
-        )
+    """An image (3, H, W) uint8 seen through its window: (3, *window.size) uint8.
+
+    Pixels stay bytes: PyTorch resizes them in Pillow's two passes with Pillow's filter, whose
+    weights it rounds to 16 bits, so a value may be off by one, and in few out of a million by two.
+    """
     (top, left), (height, width) = window.corner, window.size
-    if (top, left, height, width) != (0, 0, *window.resized):
+    if tuple(image.shape[-2:]) != window.resized:
+        unseen, above = rows_above(image.shape[-2], window)
+        size = [window.resized[0] - above, window.resized[1]]
+        image = image_functional.resize_image(
+            image[:, unseen:], size, interpolation=window.smooth, antialias=True
+        )
+        top -= above
+    if (top, left, height, width) != (0, 0, *image.shape[-2:]):
         image = image_functional.crop_image(image, top, left, height, width)
     return image.flip(-1) if window.mirrored else image
+
+
+def rows_above(native: int, window: Window) -> tuple[int, int]:
+    """Rows at the top of an image and of the resized one that the window does not need.
+
+    The rest resizes to the same pixels as the whole: the ratio is the same, and so is the place of
+    pixels, because rows are cut where edges of both grids meet. (0, 0) where they do not.
+    """
+    common = math.gcd(native, window.resized[0])
+    step, resized_step = native // common, window.resized[0] // common
+    reach = math.ceil(FILTER_REACH * max(1.0, native / window.resized[0])) + 1  # native rows
+    steps = max(0, (window.corner[0] * step // resized_step - reach) // step)
+    return steps * step, steps * resized_step
 
 
 def frame_rig(rig: CameraRig, windows: Sequence[Window]) -> CameraRig:
@@ -127,6 +149,10 @@ def frame_rig(rig: CameraRig, windows: Sequence[Window]) -> CameraRig:
 
 
 def pad_canvas(images: Tensor, divisor: int) -> Tensor:
-    """Images (..., H, W) with black rows and columns until both sides are divisible."""
+    """Images (..., 3, H, W) with black rows and columns until both sides are divisible."""
     height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % divisor, 0, -height % divisor))
+    missing = (0, -width % divisor, 0, -height % divisor)
+    if not any(missing):
+        return images
+    # Of four axes, the channels may stay together in memory.
+    return F.pad(images.flatten(0, -4), missing).unflatten(0, images.shape[:-3])

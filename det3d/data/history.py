@@ -15,7 +15,7 @@ from det3d.cameras import CameraRig
 from det3d.data.nuscenes_index import Array, NuScenesIndex
 from det3d.data.sweeps import SweepIndex, open_sweeps
 from det3d.data.views import Views, absent_view, join_views, key_frame_views
-from detr2d.structures import pad_stack
+from detr2d.structures import stack_images
 
 MICROSECOND = 1e-6  # seconds
 NO_PAST = 1.245  # seconds; PETRv2's released code calls a first frame's own images this old
@@ -194,4 +194,4 @@ def join_looks(now: Look, before: Look) -> Look:
         present=torch.cat([rig.present, earlier.present], 1),
         timestamps=torch.cat([rig.timestamps, earlier.timestamps], 1),
     )
-    return pad_stack([*images, *earlier_images]), joined
+    return stack_images([*images, *earlier_images]), joined

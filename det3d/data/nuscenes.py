@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import cv2
 import numpy as np
 import torch
 import tyro
@@ -26,10 +25,9 @@ from det3d.geometry import transform_points
 from det3d.results.points import read_points
 from det3d.structures import SceneBatch, concatenate_scenes
 from detr2d.config import DataConfig
-from detr2d.data.image_files import read_bytes
-from detr2d.data.image_headers import image_header
+from detr2d.data.image_files import read_image_of_size
 from detr2d.data.paths import below
-from detr2d.structures import Targets, pad_stack
+from detr2d.structures import Targets, stack_images
 
 CAMERAS = (
     "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT",
@@ -61,6 +59,9 @@ class NuScenesConfig(DataConfig):
     """Stretch images to image_size, cut them to it, or leave them as they are."""
     size_divisor: int = 1
     """Pad images with black until their sides are divisible by this."""
+    reduced_decoding: bool = False
+    """Decode JPEGs at a half, quarter or eighth of their size where framing makes them no larger
+    than that anyway: sooner, but pixels differ by half a grey level on average."""
     previous: PreviousKeyFrame | PreviousSweep | None = None
     """Also load the cameras at an earlier moment, behind those of the present one."""
     class_balanced: bool = False
@@ -130,6 +131,7 @@ class NuScenesConfig(DataConfig):
             image_size=self.image_size,
             framing=self.framing,
             size_divisor=self.size_divisor,
+            reduced_decoding=self.reduced_decoding,
             history=history,
             augmentations=self.augmentations if training else (),
             training=training,
@@ -157,6 +159,7 @@ class NuScenesDataset(Dataset[SceneBatch]):
         image_size: tuple[int, int] = (900, 1600),
         framing: Framing | None = None,
         size_divisor: int = 1,
+        reduced_decoding: bool = False,
         history: History | None = None,
         augmentations: Sequence[Augmentation] = (),
         training: bool = False,
@@ -176,6 +179,7 @@ class NuScenesDataset(Dataset[SceneBatch]):
         self.image_size = image_size
         self.framing = framing or Stretch()
         self.size_divisor = size_divisor
+        self.reduced_decoding = reduced_decoding
         self.history = history
         self.training = training
         self.augmentations = tuple(augmentations)
@@ -207,9 +211,7 @@ class NuScenesDataset(Dataset[SceneBatch]):
         )
         for augmentation in self.augmentations:
             scene = augmentation(scene, generator)
-        if self.size_divisor > 1:
-            scene = replace(scene, images=pad_canvas(scene.images, self.size_divisor))
-        return scene
+        return replace(scene, images=pad_canvas(scene.images, self.size_divisor))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the augmentation of all items; reaches running workers too."""
@@ -241,8 +243,12 @@ class NuScenesDataset(Dataset[SceneBatch]):
                 continue
             place = f"{where}, camera {camera}"
             path = below(self.root, str(file, "utf-8"), place)
-            images.append(frame_image(read_image(path, tuple(size), place), window))
-        return pad_stack(images), frame_rig(native, windows)
+            enough = window.resized if self.reduced_decoding else None
+            image = read_image_of_size(path, size, place, "sample_data says", enough)
+            images.append(frame_image(image, window))
+        # Augmentations are for unpadded images; without any, one copy does both.
+        divisor = 1 if self.augmentations else self.size_divisor
+        return stack_images(images, divisor), frame_rig(native, windows)
 
     def _targets(self, row: int) -> Targets:
         """The objects with at least one lidar or radar point."""
@@ -252,28 +258,6 @@ class NuScenesDataset(Dataset[SceneBatch]):
             labels=torch.tensor(self.index.object_labels[start:stop][seen]),
             boxes=torch.tensor(self.index.object_boxes[start:stop][seen]),
         )
-
-
-def read_image(path: Path, size: tuple[int, ...], where: str) -> Tensor:
-    """An image file as RGB uint8 (3, height, width).
-
-    Raises FileNotFoundError or ValueError naming ``where`` if the file is missing, cannot be
-    decoded, claims too many pixels or does not have the (height, width) of its table row.
-    """
-    content = read_bytes(path, f"{where}: ")
-    complaint = f"{where}: {path} is no readable image"
-    image_header(content.data, complaint)
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(content, flags)
-    if pixels is None:
-        raise ValueError(complaint)
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
-    if tuple(image.shape[1:]) != size:
-        raise ValueError(
-            f"{where}: {path} is {image.shape[1]} x {image.shape[2]} pixels (height x width), "
-            f"sample_data says {size[0]} x {size[1]}"
-        )
-    return image
 
 
 def item_seed(seed: int, epoch: int, item: int) -> int:

@@ -6,13 +6,13 @@ import torch
 
 from det3d.cameras import CameraRig
 from det3d.data.framing import Window, frame_image
-from det3d.data.nuscenes import read_image
 from det3d.evaluation.nuscenes import to_detections
 from det3d.results.format import Camera, Frame, Results
 from det3d.results.points import read_points
 from det3d.structures import SceneBatch
 from det3d.visualization.contents import Contents
 from det3d.visualization.nuscenes import channel_words
+from detr2d.data.image_files import read_image_of_size
 from detr2d.data.paths import below
 from detr2d.structures import Targets
 
@@ -97,7 +97,8 @@ class ResultSource:
         where = f"frame {frame.token}, camera {camera.name}"
         path = below(self.results.image_root, camera.image, where)
         size = (camera.height, camera.width)
-        return frame_image(read_image(path, size, where), Window(size, (0, 0), size))
+        image = read_image_of_size(path, size, where, "the file says")
+        return frame_image(image, Window(size, (0, 0), size))
 
     def lidar(self, frame: Frame) -> torch.Tensor | None:
         """Points (N, columns) of a frame, if it has any."""

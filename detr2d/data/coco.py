@@ -16,7 +16,7 @@ from torchvision.ops import box_convert
 
 from detr2d.config import DataConfig
 from detr2d.data.coco_files import CocoFile, LabelMap, map_labels, read_coco
-from detr2d.data.image_files import read_image
+from detr2d.data.image_files import read_image_of_size
 from detr2d.data.paths import below
 from detr2d.data.randomness import ItemRandomness
 from detr2d.data.repeats import repeated_rows
@@ -177,18 +177,7 @@ class CocoDataset(Dataset[ImageBatch]):
     def _read_image(self, row: int) -> Tensor:
         where = f"{self.file.path}: image {self.file.image_ids[row]}"
         path = below(self.images, self.file.file_names[row], where)
-        return read_image_of_size(path, self.file.sizes[row].tolist(), where)
-
-
-def read_image_of_size(path: Path, size: Sequence[int], where: str) -> Tensor:
-    """An image file as uint8 RGB (3, H, W). Raises ValueError if it has not the size annotated."""
-    image = read_image(path, where)
-    if list(image.shape[1:]) != list(size):
-        raise ValueError(
-            f"{where}: {path} is {image.shape[1]} x {image.shape[2]} pixels (height x width), "
-            f"the annotations say {size[0]} x {size[1]}"
-        )
-    return image
+        return read_image_of_size(path, self.file.sizes[row].tolist(), where, "the annotations say")
 
 
 def rows_with_objects(file: CocoFile) -> np.ndarray:

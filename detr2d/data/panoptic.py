@@ -11,8 +11,8 @@ import tyro
 from torch.utils.data import Dataset
 
 from detr2d.config import DataConfig
-from detr2d.data.coco import read_image_of_size
 from detr2d.data.coco_files import LabelMap, map_labels
+from detr2d.data.image_files import read_image_of_size
 from detr2d.data.panoptic_files import (
     PanopticFile,
     boxes_of_masks,
@@ -158,7 +158,8 @@ class PanopticDataset(Dataset[ImageBatch]):
         missing = ids[~masks.flatten(1).any(dim=1)].tolist()
         if missing:
             raise ValueError(f"{where}: segments {missing} have no pixel in {file.map_names[item]}")
-        image = read_image_of_size(below(self.images, file.file_names[item], where), size, where)
+        path = below(self.images, file.file_names[item], where)
+        image = read_image_of_size(path, size, where, "the annotations say")
         label_tensor = torch.tensor(labels, dtype=torch.int64)
         sample = label_image(image, boxes_of_masks(masks), label_tensor, masks)
         if self.randomness is None:

@@ -194,9 +194,14 @@ def to_batch(sample: LabelledImage, token: str, original_size: tuple[int, int]) 
 
 def prepare_image(image: Tensor, token: str, resolution: Resolution) -> ImageBatch:
     """An image (3, H, W) uint8 without annotations as a batch of one, at the evaluation size."""
-    bare = label_image(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    batch = to_batch(prepare_for_evaluation(bare, resolution), token, bare.size)
-    return replace(batch, targets=None)
+    height, width = image.shape[-2:]
+    size = fit_size((height, width), resolution.shortest, resolution.longest)
+    return ImageBatch(
+        images=move.resize_image(image, list(size), antialias=True).unsqueeze(0),
+        image_sizes=torch.tensor([size], dtype=torch.float32),
+        tokens=(token,),
+        original_sizes=torch.tensor([[height, width]], dtype=torch.float32),
+    )
 
 
 def _chance(probability: float, generator: torch.Generator) -> bool:

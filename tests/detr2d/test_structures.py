@@ -17,6 +17,7 @@ from detr2d.structures import (
     concatenate_images,
     map_tensors,
     pad_stack,
+    stack_images,
 )
 
 
@@ -116,6 +117,22 @@ def test_pad_stack_keeps_values_at_the_start_and_fills_the_ends() -> None:
     stacked = pad_stack([torch.ones(2, 1), torch.full((1, 3), 5.0)], fill=-1)
     expected = [[[1, -1, -1], [1, -1, -1]], [[5, 5, 5], [-1, -1, -1]]]
     assert stacked.tolist() == expected
+
+
+def test_stacked_images_are_padded_and_keep_the_channels_of_a_pixel_together() -> None:
+    images = [torch.rand(3, 4, 6), torch.rand(3, 5, 2)]
+    stacked = stack_images(images, divisor=4)
+    assert torch.equal(stacked[..., :5, :6], pad_stack(images))
+    assert stacked.shape == (2, 3, 8, 8) and not stacked[..., 5:, :].any()
+    assert stacked.is_contiguous(memory_format=torch.channels_last)
+    views = stack_images([stacked, stacked[:1]])
+    assert views.shape == (2, 2, 3, 8, 8) and torch.equal(views[:, 0], stacked[[0, 0]])
+    assert not views[1, 1].any() and views.stride()[2:] == (1, 24, 3)
+
+
+def test_a_single_image_that_fits_is_not_copied() -> None:
+    image = torch.rand(3, 4, 6)
+    assert stack_images([image]).data_ptr() == image.data_ptr()
 
 
 def test_pad_stack_keeps_the_type() -> None:

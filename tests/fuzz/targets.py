@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from det3d.data.nuscenes import NuScenesConfig
-from det3d.data.nuscenes import read_image as read_camera_image
 from det3d.doctor.targets import Surroundings, examine
 from det3d.evaluation.nuscenes_truth import open_objects
 from det3d.results.convert import convert
@@ -30,7 +29,7 @@ from detr2d.checkpoints.official import read_official
 from detr2d.config import load_experiment, parse_experiment, to_json
 from detr2d.curves import read_series
 from detr2d.data.coco import CocoConfig
-from detr2d.data.image_files import read_image
+from detr2d.data.image_files import read_image, read_image_of_size
 from detr2d.data.panoptic import CocoPanopticConfig
 from detr2d.data.transforms import scaled_resolution
 from detr2d.doctor.images import Wanted, look_at
@@ -120,7 +119,8 @@ def write_images(root: Path) -> None:
 
 def read_pictures(root: Path, file: Path) -> None:
     look_at(root, Wanted("it", file.name, (24, 32)), decode=True)
-    for read in (lambda: read_image(file), lambda: read_camera_image(file, (24, 32), "here")):
+    sized = lambda: read_image_of_size(file, (24, 32), "here", "it is")  # noqa: E731
+    for read in (lambda: read_image(file), sized):
         with contextlib.suppress(ValueError):
             read()
 

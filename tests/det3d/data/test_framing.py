@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize_image
 
 from det3d.boxes import box_corners
 from det3d.data.appearance import GridMask, PhotometricDistortion
@@ -20,6 +24,7 @@ from det3d.data.framing import (
     frame_image,
     frame_rig,
     pad_canvas,
+    rows_above,
 )
 from det3d.data.nuscenes import NuScenesConfig, NuScenesDataset, item_seed
 from det3d.data.transforms import WorldFlip, WorldRotation, WorldScale
@@ -92,6 +97,67 @@ def test_content_and_projection_move_together(framing: Framing, chance: Chance |
     for (u, v), (x, y) in zip(after[inside], before[inside], strict=True):
         content = image[:2, int(v), int(u)].float() + 0.5
         assert (content - torch.stack([x, y])).abs().max() < 2.5  # a cell of up to two pixels
+
+
+def noisy_photo(height: int, width: int) -> Tensor:
+    """Soft shapes and noise, as a decoder lays images out."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 9, 16, generator=generator) * 255
+    soft = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
+    noisy = soft + 8 * torch.randn(3, height, width, generator=generator)
+    pixels = noisy.clamp(0, 255).to(torch.uint8)
+    return pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+def framed_by_pillow(image: Tensor, window: Window) -> Tensor:
+    """The definition: Pillow resizes the whole image, then it is cut (black outside), mirrored."""
+    (top, left), (height, width) = window.corner, window.size
+    kind = {InterpolationMode.BICUBIC: 3, InterpolationMode.BILINEAR: 2}[window.smooth]
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    picture = picture.resize(window.resized[::-1], kind)
+    picture = picture.crop((left, top, left + width, top + height))
+    found = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return found.flip(-1) if window.mirrored else found
+
+
+@pytest.mark.parametrize(
+    ("framing", "size", "chance"),
+    [
+        (ResizeCropFlip(), (320, 800), None),
+        (ResizeCropFlip(), (512, 1408), None),
+        (ResizeCropFlip(), (640, 1600), None),
+        (ResizeCropFlip(), (256, 704), None),
+        (ResizeCropFlip(), (320, 800), Chance(0.94, 0.3, 0.9)),
+        (ResizeCropFlip(), (320, 800), Chance(1.25, 0.7, 0.1)),
+        (ResizeCropFlip(), (512, 1408), Chance(1.136, 0.5, 0.1)),
+        (Stretch(), (360, 640), None),
+    ],
+)
+def test_framed_bytes_are_pillows_but_for_rounding(
+    framing: Framing, size: tuple[int, int], chance: Chance | None
+) -> None:
+    window = framing.window((900, 1600), size, chance)
+    image = noisy_photo(900, 1600)
+    found, expected = frame_image(image, window), framed_by_pillow(image, window)
+    assert found.dtype == torch.uint8 and found.shape == expected.shape
+    apart = (found.int() - expected.int()).abs()
+    assert apart.max() <= 2 and (apart > 1).sum() <= 1e-5 * apart.numel()
+    assert (apart > 0).sum() <= 0.01 * apart.numel()
+
+
+@pytest.mark.parametrize("size", [(320, 800), (512, 1408), (256, 704), (450, 1500)])
+def test_rows_above_the_window_change_nothing(size: tuple[int, int]) -> None:
+    window = ResizeCropFlip().window((900, 1600), size, None)
+    unseen, above = rows_above(900, window)
+    assert 0 < unseen < 900 and unseen * window.resized[0] == above * 900
+    image = noisy_photo(900, 1600)
+    changed = image.clone()
+    changed[:, :unseen] = 0
+    whole = resize_image(image, list(window.resized), window.smooth)
+    top, left = window.corner
+    expected = whole[:, top : top + size[0], left : left + size[1]]
+    assert torch.equal(frame_image(image, window), expected)
+    assert torch.equal(frame_image(changed, window), expected)
 
 
 def test_padding_makes_sides_divisible_and_stays_black() -> None:

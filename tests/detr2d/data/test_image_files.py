@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from det3d.data.nuscenes import read_image as read_camera_image
-from detr2d.data.image_files import read_image
+from detr2d.data.image_files import read_image, read_image_of_size
 
 COLOR = (200, 40, 90)
 
@@ -80,7 +79,47 @@ def test_an_image_that_claims_too_much_is_refused_before_it_is_decoded(
     with pytest.raises(ValueError, match=rf"bomb\.png .*claims {size[0]} x {size[1]} pixels"):
         read_image(path)
     with pytest.raises(ValueError, match=rf"bomb\.png .*claims {size[0]} x {size[1]} pixels"):
-        read_camera_image(path, size, "here")
+        read_image_of_size(path, size, "here", "it says")
+
+
+def jpeg(path: Path, size: tuple[int, int]) -> Path:
+    """A smooth picture of (height, width)."""
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([rows * 200 // height, columns * 200 // width, rows * 0 + 90], axis=-1)
+    Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("enough", "found"),
+    [((32, 48), 2), ((16, 24), 4), ((33, 48), 1), ((9, 1), 4), ((8, 12), 8), ((1, 1), 8)],
+)
+def test_jpegs_are_decoded_no_larger_than_needed(
+    enough: tuple[int, int], found: int, tmp_path: Path
+) -> None:
+    path = jpeg(tmp_path / "image.jpg", (64, 96))
+    whole = read_image_of_size(path, (64, 96), "here", "it says")
+    assert torch.equal(whole, read_image(path))
+    image = read_image_of_size(path, (64, 96), "here", "it says", enough)
+    assert image.shape == (3, 64 // found, 96 // found)
+    means = torch.nn.functional.avg_pool2d(whole.float(), found)
+    assert (image - means).abs().max() < 4
+
+
+def test_only_sizes_that_divide_are_reduced_and_only_jpegs(tmp_path: Path) -> None:
+    path = jpeg(tmp_path / "odd.jpg", (63, 96))
+    assert read_image_of_size(path, (63, 96), "", "", (8, 8)).shape == (3, 63, 96)
+    Image.open(path).crop((0, 0, 96, 60)).save(tmp_path / "image.png")
+    assert read_image_of_size(tmp_path / "image.png", (60, 96), "", "", (8, 8)).shape[1] == 60
+
+
+def test_a_cut_jpeg_is_refused_at_every_size(tmp_path: Path) -> None:
+    path = jpeg(tmp_path / "cut.jpg", (64, 96))
+    path.write_bytes(path.read_bytes()[:700])
+    for enough in (None, (8, 8)):
+        with pytest.raises(ValueError, match=r"here: .*cut\.jpg is no readable image"):
+            read_image_of_size(path, (64, 96), "here", "it says", enough)
 
 
 def test_of_an_animation_the_first_frame_is_read(tmp_path: Path) -> None:
