@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from det3d.cameras import CameraRig
@@ -23,9 +22,8 @@ def encode_cameras(
     sizes = rig.image_sizes.flatten(0, 1)
     chosen = rig.present_rows()
     if chosen is None:
-        return encode(images.contiguous(memory_format=torch.channels_last), sizes)
-    some = images.index_select(0, chosen).contiguous(memory_format=torch.channels_last)
-    pyramid = encode(some, sizes.index_select(0, chosen))
+        return encode(images, sizes)
+    pyramid = encode(images.index_select(0, chosen), sizes.index_select(0, chosen))
     return FeaturePyramid(tuple(_spread(level, chosen, len(images)) for level in pyramid))
 
 
