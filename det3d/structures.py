@@ -40,6 +40,10 @@ class SceneBatch(Batch):
         noted = replace(self, rig=replace(self.rig, noted=self.rig.note()))
         return super(SceneBatch, noted).to(device, non_blocking=non_blocking)
 
+    def on_canvas(self, step: int) -> SceneBatch:
+        """The batch itself: a data set has one canvas, which some systems take for image."""
+        return self
+
     def __len__(self) -> int:
         return len(self.tokens)
 
