@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from det3d.geometry import rotation_about_z, transform_points, transform_yaw, wrap_angle
+from detr2d.constants import constant
 
 BOX_SIZE = 9
 # Corner signs along (length, width, height); the first four are the front face.
@@ -30,7 +31,7 @@ def box_corners(boxes: Tensor) -> Tensor:
 
     This is the devkit's ``Box.corners`` order: front-left-top, then clockwise seen from behind.
     """
-    signs = boxes.new_tensor(CORNER_SIGNS)
+    signs = constant(CORNER_SIGNS, boxes)
     offsets = 0.5 * signs * boxes[..., None, 3:6]
     turned = offsets @ rotation_about_z(boxes[..., 6]).transpose(-1, -2)
     return boxes[..., None, :3] + turned
@@ -96,4 +97,4 @@ class MetricBox3D:
         known = torch.isfinite(targets)
         difference = (codes.float() - targets.where(known, codes).float()).abs()
         # Not a matrix product: autocast would round it to bfloat16.
-        return {"l1": (difference * difference.new_tensor(self.weights)).sum(-1)}
+        return {"l1": (difference * constant(self.weights, difference)).sum(-1)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from det3d.cameras import CameraRig
@@ -21,18 +20,17 @@ def encode_cameras(
     """
     images = images.flatten(0, 1)
     sizes = rig.image_sizes.flatten(0, 1)
-    chosen = rig.present.flatten().nonzero().squeeze(1)
-    if len(chosen) == len(images):
-        return encode(images.contiguous(memory_format=torch.channels_last), sizes)
-    some = images.index_select(0, chosen).contiguous(memory_format=torch.channels_last)
-    pyramid = encode(some, sizes.index_select(0, chosen))
+    chosen = rig.present_rows()
+    if chosen is None:
+        return encode(images, sizes)
+    pyramid = encode(images.index_select(0, chosen), sizes.index_select(0, chosen))
     return FeaturePyramid(tuple(_spread(level, chosen, len(images)) for level in pyramid))
 
 
 def apply_to_present(maps: Tensor, rig: CameraRig, network: Callable[[Tensor], Tensor]) -> Tensor:
     """Maps (B * V, C', H, W) that ``network`` makes of maps (B * V, C, H, W) of present cameras."""
-    chosen = rig.present.flatten().nonzero().squeeze(1)
-    if len(chosen) == len(maps):
+    chosen = rig.present_rows()
+    if chosen is None:
         return network(maps)
     return _spread(network(maps.index_select(0, chosen)), chosen, len(maps))
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from det3d.cameras import CameraRig
+from detr2d.constants import constant
 from detr2d.structures import Batch, at_least_float32
 
 
@@ -69,7 +71,7 @@ def gather_all(
     height, width = features.canvas
     lead, heads = pixels.shape[:2], pixels.shape[3]
     weights = weights * visible.unsqueeze(-2)
-    grid = 2 * pixels / pixels.new_tensor([width, height]) - 1
+    grid = 2 * pixels / constant((width, height), pixels) - 1
     grid = grid.clamp(-2, 2).transpose(2, 3).flatten(0, 2)  # (B V heads, Q, P, 2)
     sums = []
     for level, values in enumerate(features.maps()):
@@ -96,42 +98,41 @@ def gather_visible(
     scene = chosen // (points * num_cameras * heads * num_queries)
     image = scene * num_cameras + camera
 
-    rows, shares, first_row = [], [], 0
-    for level, (height, width) in enumerate(features.level_sizes):
-        row, share = _bilinear(pixel, features.canvas, (height, width))
-        rows.append(first_row + image.unsqueeze(1) * (height * width) + row)
-        shares.append(share * weight[:, level : level + 1])
-        first_row += num_scenes * num_cameras * height * width
-    row = torch.cat(rows, dim=1)  # (M, levels * 4)
+    cells, share = _bilinear(pixel, features)  # (M, levels, 4)
+    areas = [height * width for height, width in features.level_sizes]
+    firsts = [num_scenes * num_cameras * first for first in (0, *accumulate(areas))][:-1]
+    starts = constant(tuple(firsts), image) + image.unsqueeze(1) * constant(tuple(areas), image)
+    row = starts.unsqueeze(2) + cells
 
     bags = torch.zeros(num_scenes * num_queries * heads + 1, dtype=torch.long)
     bags.index_add_(0, chosen // (points * num_cameras) + 1, torch.ones_like(chosen))
     summed = F.embedding_bag(
-        (row * heads + head.unsqueeze(1)).flatten(),
+        (row * heads + head.view(-1, 1, 1)).flatten(),
         features.table.to(pixels).unflatten(1, (heads, -1)).flatten(0, 1),
-        bags.cumsum(0) * row.shape[1],
+        bags.cumsum(0) * (row.shape[1] * row.shape[2]),
         mode="sum",
-        per_sample_weights=torch.cat(shares, dim=1).flatten(),
+        per_sample_weights=(share * weight.unsqueeze(2)).flatten(),
         include_last_offset=True,
     )
     return summed.view(num_scenes, num_queries, -1)
 
 
-def _bilinear(
-    pixel: Tensor, canvas: tuple[int, int], size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Row-major cell and share of the four neighbours of pixels (M, 2) in a map: (M, 4) each.
+def _bilinear(pixel: Tensor, features: CameraFeatures) -> tuple[Tensor, Tensor]:
+    """Row-major cell and share of the four neighbours of pixels (M, 2) in maps: (M, levels, 4).
 
     Neighbours outside the map have share zero, as with ``grid_sample``'s zero padding.
     """
-    (height, width), scale = size, pixel.new_tensor([size[1] / canvas[1], size[0] / canvas[0]])
-    place = pixel * scale - 0.5
+    height, width = features.canvas
+    sizes = tuple((columns, rows) for rows, columns in features.level_sizes)  # (x, y)
+    scale = constant(tuple((x / width, y / height) for x, y in sizes), pixel)
+    place = pixel.unsqueeze(1) * scale - 0.5  # (M, levels, 2)
     corner = place.detach().floor()
     far = place - corner
-    near = 1 - far
-    x = torch.stack([corner[:, 0], corner[:, 0] + 1], dim=1).long()  # (M, 2): left, right
-    y = torch.stack([corner[:, 1], corner[:, 1] + 1], dim=1).long()  # (M, 2): upper, lower
-    x_share = torch.stack([near[:, 0], far[:, 0]], dim=1) * ((x >= 0) & (x < width))
-    y_share = torch.stack([near[:, 1], far[:, 1]], dim=1) * ((y >= 0) & (y < height))
-    cell = y.clamp(0, height - 1).unsqueeze(2) * width + x.clamp(0, width - 1).unsqueeze(1)
-    return cell.flatten(1), (y_share.unsqueeze(2) * x_share.unsqueeze(1)).flatten(1)
+    first = corner.long()
+    cell = torch.stack([first, first + 1], dim=2)  # (M, levels, 2 neighbours, 2 axes)
+    limit = constant(sizes, first).unsqueeze(1)
+    inside = (cell >= 0) & (cell < limit)
+    x_share, y_share = (torch.stack([1 - far, far], dim=2) * inside).unbind(-1)
+    x, y = cell.clamp(min=0).minimum(limit - 1).unbind(-1)  # (M, levels, 2)
+    place_in_map = y.unsqueeze(3) * limit[..., 0].unsqueeze(2) + x.unsqueeze(2)
+    return place_in_map.flatten(2), (y_share.unsqueeze(3) * x_share.unsqueeze(2)).flatten(2)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from det3d.camera_gather import CameraFeatures, gather
 from det3d.cameras import CameraRig
 from det3d.geometry import Region, transform_points
+from detr2d.constants import constant
 from detr2d.decoder import inverse_sigmoid
 from detr2d.looks import Looks
 from detr2d.structures import at_least_float32
@@ -69,8 +70,8 @@ class IndexedCameraSampling(nn.Module):
                 f"these weights are tied to {self.num_cameras} cameras in a fixed order, the rig "
                 f"has {memory.rig.num_cameras}; use rig-free sampling for other rigs"
             )
-        canvas = memory.rig.image_sizes.new_tensor(memory.canvas).expand_as(memory.rig.image_sizes)
-        rig = replace(memory.rig, image_sizes=canvas)
+        sizes = memory.rig.image_sizes
+        rig = replace(memory.rig, image_sizes=constant(memory.canvas, sizes).expand_as(sizes))
         projection = rig.project(self.region.to_metres(at_least_float32(reference)))
         weights = at_least_float32(self.weights(query + query_pos)).sigmoid()
         weights = weights.unflatten(-1, (self.num_cameras, 1, -1, 1)).transpose(1, 2)
@@ -169,7 +170,7 @@ class RigFreeCameraSampling(nn.Module):
 def camera_looks(memory: CameraFeatures, pixels: Tensor, weights: Tensor, visible: Tensor) -> Looks:
     """Looks with P = heads * points of what ``gather`` is given, shapes as there."""
     height, width = memory.canvas
-    places = pixels / pixels.new_tensor([width, height])
+    places = pixels / constant((width, height), pixels)
     seen = (weights * visible.unsqueeze(-2)).sum(-2) / weights.shape[3]  # (B, V, Q, heads, P)
     places = places.expand(*seen.shape, 2)
     return Looks(places.flatten(3, 4), seen.flatten(3, 4))

@@ -10,14 +10,17 @@ All geometry is float32 or float64, also under autocast.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from det3d.geometry import transform_points
+from det3d.geometry import invert_matrix, transform_points
 from detr2d.structures import Batch, check_shape
 
+TENSORS = ("intrinsics", "camera_from_ref", "image_sizes", "present", "timestamps")
 MIN_DEPTH = 1e-5  # metres; nearer points count as behind the camera (DETR3D, feature_sampling)
 
 
@@ -43,7 +46,9 @@ class CameraRig(Batch):
     camera_from_ref (B, V, 4, 4): from the frame of the predictions to each camera;
     image_sizes (B, V, 2): (height, width) of the valid image area, in pixels, float;
     present (B, V) bool: False for padded or missing cameras, which must not change any result;
-    timestamps (B, V): float64 seconds.
+    timestamps (B, V): float64 seconds; noted: ``present`` as Python numbers, which ``to`` leaves on
+    the host when the rest moves to a device, so that nobody has to ask the device for it. Whoever
+    changes ``present`` does so on the host.
     """
 
     intrinsics: Tensor
@@ -51,6 +56,7 @@ class CameraRig(Batch):
     image_sizes: Tensor
     present: Tensor
     timestamps: Tensor
+    noted: tuple[tuple[bool, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
@@ -69,6 +75,31 @@ class CameraRig(Batch):
     def num_cameras(self) -> int:
         """V, absent cameras included."""
         return self.intrinsics.shape[1]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CameraRig:
+        """The rig with every tensor on ``device``; the host still knows who is present."""
+        moved = super().to(device, non_blocking=non_blocking)
+        return replace(moved, noted=self.note())
+
+    def note(self) -> tuple[tuple[bool, ...], ...] | None:
+        """``present`` as the host knows it: None if it would have to ask a device."""
+        if self.present.device.type != "cpu":
+            return self.noted
+        return tuple(tuple(row) for row in self.present.tolist())
+
+    def present_rows(self) -> Tensor | None:
+        """Places (N,) of the present cameras among B * V, or None if all are.
+
+        Makes the host wait for a device only if the rig was made there.
+        """
+        noted = self.noted if self.present.device.type != "cpu" else None
+        if noted is None:
+            rows = self.present.flatten().nonzero().squeeze(1)
+            return None if len(rows) == self.present.numel() else rows
+        there = [row for row, present in enumerate(chain(*noted)) if present]
+        if len(there) == self.present.numel():
+            return None
+        return torch.tensor(there).to(self.present.device, non_blocking=True)
 
     def project(self, points_ref: Tensor) -> Projection:
         """Project points (B, N, 3) of the ref frame into every camera."""
@@ -100,8 +131,8 @@ class CameraRig(Batch):
         ones = torch.ones_like(pixels[..., :1])
         with torch.autocast(pixels.device.type, enabled=False):
             # Not the rigid inverse: ``moved`` allows scaled and sheared frames.
-            ref_from_camera = self.camera_from_ref.inverse()
-            ref_from_image = ref_from_camera[..., :3, :3] @ self.intrinsics.inverse()
+            ref_from_camera = invert_matrix(self.camera_from_ref)
+            ref_from_image = ref_from_camera[..., :3, :3] @ invert_matrix(self.intrinsics)
             directions = torch.cat([pixels, ones], -1) @ ref_from_image.transpose(-1, -2)
         return ref_from_camera[..., :3, 3], directions
 
@@ -143,13 +174,24 @@ class CameraRig(Batch):
     def select(self, cameras: Sequence[int] | Tensor) -> CameraRig:
         """The rig with only the given cameras, in the given order."""
         index = torch.as_tensor(cameras, device=self.present.device)
-        chosen = {f.name: getattr(self, f.name).index_select(1, index) for f in fields(self)}
-        return replace(self, **chosen)
+        chosen = {name: tensor.index_select(1, index) for name, tensor in self._tensors()}
+        return CameraRig(**chosen)
+
+    def part(self, first: int, count: int) -> CameraRig:
+        """The rig with only ``count`` cameras from the ``first`` on."""
+        noted = self.note()
+        narrowed: dict[str, Any] = {
+            name: tensor.narrow(1, first, count) for name, tensor in self._tensors()
+        }
+        rows = noted and tuple(row[first : first + count] for row in noted)
+        return CameraRig(**narrowed, noted=rows)
+
+    def _tensors(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in TENSORS]
 
     def select_scene(self, scene: int) -> CameraRig:
         """The rig of one scene, as a batch of one."""
-        one = {f.name: getattr(self, f.name)[scene : scene + 1] for f in fields(self)}
-        return replace(self, **one)
+        return CameraRig(**{name: t[scene : scene + 1] for name, t in self._tensors()})
 
     def padded(self, num_cameras: int) -> CameraRig:
         """The rig with absent cameras appended until there are ``num_cameras``."""
@@ -157,9 +199,11 @@ class CameraRig(Batch):
         if missing < 0:
             raise ValueError(f"cannot pad a rig of {self.num_cameras} cameras to {num_cameras}")
         filler = absent_cameras(self.num_scenes, missing).to(self.present.device)
-        pairs = {f.name: (getattr(self, f.name), getattr(filler, f.name)) for f in fields(self)}
-        joined = {name: torch.cat([a, b.to(a.dtype)], dim=1) for name, (a, b) in pairs.items()}
-        return replace(self, **joined)
+        pairs = zip(self._tensors(), filler._tensors(), strict=True)
+        joined: dict[str, Any] = {
+            name: torch.cat([a, b.to(a.dtype)], dim=1) for (name, a), (_, b) in pairs
+        }
+        return CameraRig(**joined)
 
 
 def absent_cameras(num_scenes: int, num_cameras: int) -> CameraRig:
@@ -178,6 +222,5 @@ def concatenate_rigs(rigs: Sequence[CameraRig]) -> CameraRig:
     """Join rigs along the scene axis; shorter ones are padded with absent cameras."""
     most = max(rig.num_cameras for rig in rigs)
     padded = [rig.padded(most) for rig in rigs]
-    return CameraRig(
-        **{f.name: torch.cat([getattr(r, f.name) for r in padded]) for f in fields(CameraRig)}
-    )
+    joined: dict[str, Any] = {n: torch.cat([getattr(r, n) for r in padded]) for n in TENSORS}
+    return CameraRig(**joined)

@@ -88,15 +88,16 @@ def noisy_objects(
     device = noise.device
     counts = [len(target) for target in targets]
     most, groups = max(counts), config.groups
-    scenes = torch.arange(len(counts), device=device).repeat_interleave(
-        torch.tensor(counts, device=device)
-    )
-    within = torch.cat([torch.arange(count, device=device) for count in counts])
+    pairs = [(scene, place) for scene, count in enumerate(counts) for place in range(count)]
+    at = torch.tensor(pairs, dtype=torch.long).view(-1, 2).to(device, non_blocking=True)
+    scenes, within = at.unbind(1)
     group = torch.arange(groups, device=device).repeat_interleave(len(scenes))
     scenes, places = scenes.repeat(groups), within.repeat(groups) + most * group
     boxes = torch.cat([target.boxes for target in targets]).repeat(groups, 1)
     labels = torch.cat([target.labels for target in targets]).repeat(groups)
-    centres = boxes[:, :3] + config.noise * noise * 0.5 * boxes[:, [4, 3, 5]]
+    length, width, height = boxes[:, 3:6].unbind(1)
+    sizes = torch.stack([width, length, height], dim=1)
+    centres = boxes[:, :3] + config.noise * noise * 0.5 * sizes
     reference = boxes.new_zeros(len(counts), most * groups, 3)
     reference[scenes, places] = region.to_unit(centres).clamp(0, 1)
     lost = noise.norm(dim=-1) > config.background_from
@@ -165,7 +166,7 @@ class DenoisingLoss:
     def __call__(self, denoised: Denoised) -> dict[str, Tensor]:
         """Weighted scalar losses; the last layer's bare names, ``layer0/...`` for the others."""
         num_layers, count = denoised.logits.shape[:2]
-        number = mean_over_processes(denoised.logits.new_tensor(float(count)))
+        number = mean_over_processes(denoised.logits.new_full((), count))
         labels = denoised.labels.expand(num_layers, 1, -1)
         sure = (self.share * number).clamp(min=1)
         classes = self.classes.losses(denoised.logits.unsqueeze(1), labels, sure)

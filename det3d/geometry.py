@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detr2d.constants import constant
+
 
 def make_transform(rotation: Tensor, translation: Tensor) -> Tensor:
     """Build (..., 4, 4) from a rotation (..., 3, 3) and a translation (..., 3)."""
@@ -25,6 +27,14 @@ def invert_transform(target_from_source: Tensor) -> Tensor:
     rotation = target_from_source[..., :3, :3].transpose(-1, -2)
     translation = target_from_source[..., :3, 3:]
     return make_transform(rotation, -(rotation @ translation).squeeze(-1))
+
+
+def invert_matrix(matrix: Tensor) -> Tensor:
+    """Inverses of matrices (..., n, n), without asking the device whether there are any.
+
+    ``Tensor.inverse`` makes the host wait for that. A singular matrix gives no finite inverse.
+    """
+    return torch.linalg.inv_ex(matrix).inverse
 
 
 def transform_points(target_from_source: Tensor, points_source: Tensor) -> Tensor:
@@ -102,15 +112,15 @@ class Region:
 
     def to_metres(self, unit: Tensor) -> Tensor:
         """Points (..., 3) of the unit cube in metres."""
-        lower, upper = unit.new_tensor(self.lower), unit.new_tensor(self.upper)
+        lower, upper = constant(self.lower, unit), constant(self.upper, unit)
         return unit * (upper - lower) + lower
 
     def to_unit(self, metres: Tensor) -> Tensor:
         """Points (..., 3) in metres in the unit cube; outside the region beyond [0, 1]."""
-        lower, upper = metres.new_tensor(self.lower), metres.new_tensor(self.upper)
+        lower, upper = constant(self.lower, metres), constant(self.upper, metres)
         return (metres - lower) / (upper - lower)
 
     def contains(self, metres: Tensor) -> Tensor:
         """Tell for each point (..., 3) whether it lies in the region, borders included."""
-        lower, upper = metres.new_tensor(self.lower), metres.new_tensor(self.upper)
+        lower, upper = constant(self.lower, metres), constant(self.upper, metres)
         return ((metres >= lower) & (metres <= upper)).all(-1)

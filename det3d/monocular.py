@@ -21,6 +21,7 @@ from det3d.cameras import CameraRig
 from det3d.geometry import Region
 from det3d.view_rays import RayEmbedding, cell_centres, headings, turn, view_rays
 from detr2d.backbones.batch_norm import BatchNorm2d
+from detr2d.constants import constant
 from detr2d.structures import Batch, at_least_float32
 
 ANSWER_SIZE = 12  # entries of a cell's answer, see MonocularMaps
@@ -183,7 +184,7 @@ def build_monocular(
 def decode_answers(maps: MonocularMaps) -> Tensor:
     """Codes (B, V, 10, H, W) as ``MetricBox3D`` has them, in ref, of all cells' answers."""
     answers = maps.answers.flatten(3).transpose(2, 3)  # (B, V, H W, 12)
-    cell = answers.new_tensor(cell_size(maps.canvas, maps.answers))
+    cell = constant(cell_size(maps.canvas, maps.answers), answers)
     centres = cell_centres(maps.canvas, maps.answers).to(answers)
     depth = answered_depth(maps).flatten(2).exp()
     centre = maps.rig.unproject(centres + cell * answers[..., :2], depth)
@@ -201,7 +202,7 @@ def answered_depth(maps: MonocularMaps) -> Tensor:
     road, so its pixel tells the depth through the camera's height. MonoFlex (Zhang et al., CVPR
     2021), section 3.3, weighs such estimates likewise.
     """
-    cell = maps.answers.new_tensor(cell_size(maps.canvas, maps.answers))
+    cell = constant(cell_size(maps.canvas, maps.answers), maps.answers)
     focal = maps.rig.intrinsics[..., 0, 0] / cell[0]  # cells that a metre is wide at one metre
     by_size = maps.answers[:, :, 2] + focal.log()[..., None, None]
     centres = cell_centres(maps.canvas, maps.answers).to(cell)

@@ -20,6 +20,7 @@ from det3d.monocular import (
 from det3d.structures import SceneBatch
 from det3d.view_rays import cell_centres, headings, unturn, view_rays
 from detr2d.accumulation import Divisor
+from detr2d.constants import constant
 from detr2d.criterion import mean_over_processes
 from detr2d.losses import heat_losses
 from detr2d.structures import Batch, Targets
@@ -71,12 +72,12 @@ class MonocularLoss:
 
         known = answers.isfinite() & (owned.unsqueeze(2) > 0)
         off = (maps.answers - answers.where(known, maps.answers.detach())).abs()
-        weights = off.new_tensor(WEIGHTS)[:, None, None]
-        seen = maps.logits[maps.rig.present], heat[maps.rig.present]  # (cameras, K, H, W) each
+        weights = constant(WEIGHTS, off)[:, None, None]
+        burnt = heat_losses(maps.logits, heat) * maps.rig.present[..., None, None, None]
         too_deep = (answered_depth(maps) - log_depth).abs() * owned
         centres, cells = (divisor.value() for divisor in count_wanted(wanted))
         return {
-            "pixel_class": self.weight * CLASS_WEIGHT * heat_losses(*seen).sum() / centres,
+            "pixel_class": self.weight * CLASS_WEIGHT * burnt.sum() / centres,
             "pixel_box": self.weight * (off * weights).sum() / cells,
             "pixel_depth": self.weight * DEPTH_WEIGHT * too_deep.sum() / cells,
         }
@@ -130,7 +131,7 @@ def paint_objects(
     half = 0.5 * (corners.amax(2) - corners.amin(2))  # (V, T, 2)
 
     like = boxes.new_empty(size)
-    cell = boxes.new_tensor(cell_size(canvas, like))
+    cell = constant(cell_size(canvas, like), boxes)
     grid = cell_centres(canvas, like).to(boxes).unflatten(0, size)  # (H, W, 2)
     away = [
         grid[0, :, 0] - pixels[..., :1],
@@ -140,9 +141,7 @@ def paint_objects(
     bell = (half / 3).clamp(min=0.6 * cell, max=2.5 * cell)
     across, down = (torch.exp(-0.5 * (d / bell[..., i : i + 1]) ** 2) for i, d in enumerate(away))
     heat = down.unsqueeze(-1) * across.unsqueeze(-2) * visible[..., None, None]
-    camera, which = visible.nonzero(as_tuple=True)
-    column, row = (pixels[camera, which] / cell).long().unbind(-1)
-    heat[camera, which, row.clamp(0, size[0] - 1), column.clamp(0, size[1] - 1)] = 1
+    heat = _burn_centres(heat, pixels / cell, visible)
     classes = heat.new_zeros(num_cameras, num_classes, *size)
     index = targets.labels[None, :, None, None].expand_as(heat)
     classes = classes.scatter_reduce(1, index, heat, "amax")
@@ -156,11 +155,20 @@ def paint_objects(
     return WantedMaps(classes, owned, answers.unflatten(2, size), depth.where(owned, 1.0).log())
 
 
+def _burn_centres(heat: Tensor, places: Tensor, visible: Tensor) -> Tensor:
+    """Heat (V, T, H, W) that is 1 in the cell of each visible place (V, T, 2), (x, y) in cells."""
+    height, width = heat.shape[-2:]
+    column, row = places.long().unbind(-1)
+    cell = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)  # (V, T)
+    here = torch.arange(height * width, device=cell.device) == cell.unsqueeze(-1)
+    return heat.masked_fill((here & visible.unsqueeze(-1)).unflatten(2, (height, width)), 1)
+
+
 def _answers_about(
     boxes: Tensor, owner: Tensor, rig: CameraRig, grid: Tensor, cell: Tensor
 ) -> Tensor:
     """What cells with centres (N, 2) answer about their owners (V, N) among boxes (T, 9)."""
-    floor = boxes[:, :3] - 0.5 * boxes[:, 5:6] * boxes.new_tensor([0, 0, 1])
+    floor = boxes[:, :3] - 0.5 * boxes[:, 5:6] * constant((0, 0, 1), boxes)
     centre, lower = (rig.project(points.unsqueeze(0)) for points in (boxes[:, :3], floor))
 
     def offsets(projection: Projection) -> Tensor:

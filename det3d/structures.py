@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from det3d.cameras import CameraRig, concatenate_rigs
@@ -33,6 +34,15 @@ class SceneBatch(Batch):
             raise ValueError(f"{sizes['B']} scenes need as many tokens, got {len(self.tokens)}")
         if self.targets is not None and len(self.targets) != sizes["B"]:
             raise ValueError(f"{sizes['B']} scenes need as many targets, got {len(self.targets)}")
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SceneBatch:
+        """The same batch with every tensor on ``device``; see ``CameraRig.to``."""
+        noted = replace(self, rig=replace(self.rig, noted=self.rig.note()))
+        return super(SceneBatch, noted).to(device, non_blocking=non_blocking)
+
+    def on_canvas(self, step: int) -> SceneBatch:
+        """The batch itself: a data set has one canvas, which some systems take for image."""
+        return self
 
     def __len__(self) -> int:
         return len(self.tokens)

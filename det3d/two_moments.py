@@ -36,7 +36,7 @@ def halves(rig: CameraRig) -> tuple[CameraRig, CameraRig]:
             "set data.previous"
         )
     half = rig.num_cameras // 2
-    return rig.select(range(half)), rig.select(range(half, 2 * half))
+    return rig.part(0, half), rig.part(half, half)
 
 
 def seconds_between(rig: CameraRig) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from det3d.cameras import CameraRig
+from detr2d.constants import constant
 
 STEEPEST = 2.0  # slopes beyond are clamped; cameras that look straight down are out of scope
 FREQUENCIES = (2, 4, 8, 16)  # half turns of the waves per unit of slope
@@ -54,7 +55,7 @@ def turn(vectors: Tensor, heading: Tensor) -> Tensor:
 
 def unturn(vectors: Tensor, heading: Tensor) -> Tensor:
     """Turn vectors (..., 2) clockwise by the angle of unit vectors (..., 2)."""
-    return turn(vectors, heading * heading.new_tensor([1, -1]))
+    return turn(vectors, heading * constant((1, -1), heading))
 
 
 class RayEmbedding(nn.Module):
@@ -87,5 +88,5 @@ def _ray_waves(rays: Tensor) -> Tensor:
     slope = slope.clamp(-STEEPEST, STEEPEST)
     descent = (-slope).clamp(min=0.01).log() / math.log(100) + 1
     plain = torch.stack([4 * slope, descent, rays.norm(dim=-1) - 1], dim=-1)
-    angles = slope.unsqueeze(-1) * math.pi * slope.new_tensor(FREQUENCIES)
+    angles = slope.unsqueeze(-1) * math.pi * constant(FREQUENCIES, slope)
     return torch.cat([plain, angles.sin(), angles.cos()], dim=-1)

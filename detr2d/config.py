@@ -146,6 +146,8 @@ class TrainConfig:
     """Largest gradient norm; 0 switches clipping off."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the model under autocast; geometry, matching and losses stay float32."""
+    compiled: bool = False
+    """Predict by compiled programs, one for each of a few canvases (see detr2d/compiled.py)."""
     ema_decay: float = 0.0
     """Decay of the averaged weights that are evaluated; 0 switches them off."""
     workers: int = 2

@@ -174,7 +174,8 @@ class SetCriterion:
             raise ValueError("mask losses need a system that predicts masks")
         flat = torch.cat([masks_on_canvas(target, masks.canvas) for target in targets])
         starts = torch.tensor([0, *(len(target) for target in targets[:-1])]).cumsum(0)
-        objects = starts.to(pairs.objects)[pairs.images] + pairs.objects
+        starts = starts.to(pairs.objects, non_blocking=True)
+        objects = starts[pairs.images] + pairs.objects
         return self.masks.losses(masks.logits[pairs.images, pairs.queries], flat[objects])
 
 
@@ -212,7 +213,8 @@ def cardinality_error(predictions: Predictions, targets: Sequence[Targets]) -> T
     """
     logits = predictions.logits
     claimed = (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)  # (L, B)
-    counts = torch.tensor([len(target) for target in targets], device=logits.device)
+    counts = torch.tensor([len(target) for target in targets])
+    counts = counts.to(logits.device, non_blocking=True)
     return (claimed - counts).abs().float().mean(-1)
 
 
@@ -227,7 +229,7 @@ def class_error(predictions: Predictions, targets: Sequence[Targets], matches: M
 
 def count_objects(targets: Sequence[Targets], like: Tensor) -> Divisor:
     """The number of objects, averaged over processes; type and device ``like``."""
-    number = like.new_tensor(float(sum(len(target) for target in targets)))
+    number = like.new_full((), sum(len(target) for target in targets))
     return Divisor(mean_over_processes(number))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from detr2d.constants import constant
 from detr2d.decoder import DecoderLayer, feed_forward
 from detr2d.encoder import Encoder
 from detr2d.images import resize_padding
@@ -212,7 +213,7 @@ def valid_ratio(padding: Tensor) -> Tensor:
 
 def map_sizes(spatial_shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     """(width, height) of each level as a tensor (levels, 2)."""
-    return like.new_tensor([[width, height] for height, width in spatial_shapes])
+    return constant(tuple((width, height) for height, width in spatial_shapes), like)
 
 
 def cell_centres(spatial_shapes: Sequence[tuple[int, int]], extents: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 class NormalizeImages(nn.Module):
     """Subtract a mean and divide by a standard deviation per channel, zero in the padding.
 
+    Both this and ``StandardizeImages`` lay out batches of images as convolutions like them best.
+
     ``mean`` and ``std`` are in grey levels 0..255, in the channel order that the network was
     trained with; ``reverse_channels`` turns the data sets' RGB into BGR first (caffe weights).
     Images arrive as uint8, so that only bytes travel to the device.
@@ -35,6 +37,7 @@ class NormalizeImages(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """Normalise images (..., 3, H, W) whose valid areas are ``image_sizes`` (..., 2)."""
+        images = channels_together(images)
         if self.reverse_channels:
             images = images.flip(-3)
         normalized = images.to(self.mean.dtype) - self.mean
@@ -52,6 +55,7 @@ class StandardizeImages(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """Standardize images (..., 3, H, W) over their valid areas ``image_sizes`` (..., 2)."""
+        images = channels_together(images)
         valid = valid_pixels(image_sizes, *images.shape[-2:]).unsqueeze(-3)
         count = valid.sum((-1, -2), keepdim=True).clamp(min=1)
         images = images.to(image_sizes.dtype) * valid
@@ -91,6 +95,17 @@ CAFFE_BGR = Normalization(mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0), c
 VOVNET_BGR = Normalization(
     mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395), channels="bgr"
 )
+
+
+def channels_together(images: Tensor) -> Tensor:
+    """A batch of images (N, 3, H, W) laid out pixel by pixel; others (..., 3, H, W) as they are.
+
+    Convolutions keep the layout, and are faster on it. Bytes are a quarter of what normalised
+    images would move.
+    """
+    if images.dim() != 4:
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def valid_pixels(image_sizes: Tensor, height: int, width: int) -> Tensor:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from detr2d.backbones.folded import FoldedConvolution
 from detr2d.checkpoints.convert import load_official
 from detr2d.checkpoints.files import load_weights, read_origin
+from detr2d.compiled import compile_prediction
 from detr2d.config import (
     Experiment,
     OtherSystemError,
@@ -54,13 +55,14 @@ def with_precision(
 
 
 def prepare_inference(
-    model: nn.Module, precision: str, device: torch.device
+    model: nn.Module, precision: str, device: torch.device, *, compiled: bool = False
 ) -> Callable[[Any], Predictions]:
     """``with_precision`` of a model that is only to predict: the same function, made fast.
 
     Changes ``model`` for good: parts that know a form for inference (``folded()``) take it, and
     with bfloat16 the weights that autocast would round in every pass are rounded once. Call the
-    returned function, not the model, and without gradients.
+    returned function, not the model, and without gradients. ``compiled`` makes programs of it, see
+    ``detr2d.compiled``.
     """
     model.eval().requires_grad_(False)
     for name, module in list(model.named_modules()):
@@ -68,7 +70,8 @@ def prepare_inference(
             model.set_submodule(name, module.folded())
     if precision == "bfloat16":
         round_weights(model)
-    return with_precision(model, precision, device)
+    predict = with_precision(model, precision, device)
+    return compile_prediction(predict, device) if compiled else predict
 
 
 def round_weights(model: nn.Module) -> None:
@@ -125,7 +128,10 @@ def judge(
         collate_fn=experiment.data.collate,
         pin_memory=device.type == "cuda",
     )
-    predict = prepare_inference(model.to(device), train.precision, device)
+    with user_errors():
+        predict = prepare_inference(
+            model.to(device), train.precision, device, compiled=train.compiled
+        )
     results: dict[str, Any] = {}
     broken: list[str] = []
     main = accelerator.is_main_process

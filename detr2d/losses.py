@@ -51,7 +51,7 @@ class FocalClasses:
         """Costs (..., Q, T) of logits (..., Q, K) against labels (..., T)."""
         logits = at_least_float32(logits)
         probability = logits.sigmoid()
-        floor = logits.new_tensor(self.eps).log()
+        floor = logits.new_full((), self.eps).log()
         log_present = torch.logaddexp(F.logsigmoid(logits), floor)
         log_absent = torch.logaddexp(F.logsigmoid(-logits), floor)
         present = -self.alpha * (1 - probability) ** self.gamma * log_present
@@ -61,7 +61,8 @@ class FocalClasses:
     def losses(self, logits: Tensor, labels: Tensor, num_objects: Tensor) -> Tensor:
         """Loss (L,) of logits (L, B, Q, K) against labels (L, B, Q), K where there is no object."""
         logits = at_least_float32(logits)
-        target = F.one_hot(labels, logits.shape[-1] + 1)[..., :-1].to(logits)
+        classes = torch.arange(logits.shape[-1], device=labels.device)
+        target = (labels.unsqueeze(-1) == classes).to(logits)
         return focal_losses(logits, target, self.alpha, self.gamma).sum((1, 2, 3)) / num_objects
 
     def divisor(self, objects: Divisor, matched: int, unmatched: int) -> Divisor:
@@ -98,7 +99,7 @@ class SoftmaxClasses:
     def divisor(self, objects: Divisor, matched: int, unmatched: int) -> Divisor:
         """The weight of all queries, of this process alone."""
         weight = matched + self.no_object_weight * unmatched
-        return Divisor(objects.count.new_tensor(weight), once=0)
+        return Divisor(objects.count.new_full((), weight), once=0)
 
 
 def _at_labels(values: Tensor, labels: Tensor) -> Tensor:

@@ -53,9 +53,9 @@ def load_detector(experiment: Experiment, checkpoint: Path) -> Detector:
     """The experiment's model with exported weights, on the GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(experiment, checkpoint).to(device)
-    return Detector(
-        experiment, prepare_inference(model, experiment.train.precision, device), device
-    )
+    train = experiment.train
+    predict = prepare_inference(model, train.precision, device, compiled=train.compiled)
+    return Detector(experiment, predict, device)
 
 
 def image_resolution(data: DataConfig) -> Resolution:

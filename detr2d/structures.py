@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from detr2d.images import valid_pixels
@@ -115,6 +116,11 @@ class ImageBatch(Batch):
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def on_canvas(self, step: int) -> ImageBatch:
+        """The same images, padded until both sides of the canvas are multiples of ``step``."""
+        height, width = self.images.shape[-2:]
+        return replace(self, images=F.pad(self.images, (0, -width % step, 0, -height % step)))
 
     @property
     def padding(self) -> Tensor:

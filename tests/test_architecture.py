@@ -92,6 +92,15 @@ def test_no_literal_rig_and_no_hidden_device(path: Path) -> None:
         assert not re.search(r"\b(1600|900, 1600)\b", code)
 
 
+@pytest.mark.parametrize("path", [p for p in LIBRARY if "systems" in p.parts], ids=name_of)
+def test_systems_know_no_backend(path: Path) -> None:
+    """What makes a system fast, and on which device, is said elsewhere."""
+    code = re.sub(r'"""(.|\n)*?"""|#.*', "", path.read_text())
+    words = r"(?i)triton|cuda|cudnn|dnn|compile|folded|sdpa|scaled_dot|autocast|bfloat16|backend"
+    layouts = r"channels_last|memory_format|embedding_bag|\.device\b\.type|inference_mode|is_grad"
+    assert not re.findall(f"{words}|{layouts}", code)
+
+
 @files
 def test_no_registry(path: Path) -> None:
     """No string resolves to a class: no globals(), eval, getattr on modules by name."""

@@ -3,6 +3,7 @@
 python tools/benchmark.py                                  # all cases; peers: pip install .[bench]
 python tools/benchmark.py detr.infer --threads 1 --rounds 15 --json outputs/benchmark.json
 python tools/benchmark.py detr.infer --peer-file ../detr_original.py
+python tools/benchmark.py growth --rounds 5  # what cameras, queries, images cost
 OMP_WAIT_POLICY=PASSIVE python tools/benchmark.py trunk.r50.fwd --threads 2
 
 One thread is timed in processor time, several by the wall clock, a GPU by its events. Exit code 1
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,17 +23,21 @@ from typing import Annotated
 import torch
 import tyro
 
+from det3d.benchmark import growth as growth_3d
 from det3d.benchmark import loading as loading_3d
 from det3d.benchmark import pieces as pieces_3d
 from det3d.benchmark import systems
-from detr2d.benchmark import deformable, detection, loading, pieces, training
+from detr2d.benchmark import deformable, detection, growth, loading, pieces, training
+from detr2d.benchmark.growth import GrowthRow, growth_table, measure_growth
 from detr2d.benchmark.measure import Case, MismatchError, Row, Setup, run_case
-from detr2d.benchmark.report import describe_machine, describe_run, make_table
+from detr2d.benchmark.report import describe_machine, describe_run, keep, make_table
 from detr2d.benchmark.subjects import read_peer_file
 from detr2d.config import UserError, one_line_errors, user_errors
 
 MODULES = (detection, deformable, training, pieces, loading, pieces_3d, loading_3d, systems)
 CASES = {case.name: case for module in MODULES for case in module.CASES}
+GROWTHS = {growth.name: growth for growth in (*growth.GROWTHS, *growth_3d.GROWTHS)}
+SUMMARIES = {name: case.summary for name, case in (CASES | GROWTHS).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +60,31 @@ class Options:
     """Say which cases there are, and stop."""
 
 
-def run_cases(
-    cases: Sequence[Case], setup: Setup, rows: list[Row], failures: list[str]
-) -> Iterator[Row]:
-    """The rows of all cases, which are also kept; a case that cannot be compared is a failure."""
+def run_cases(cases: Sequence[Case], setup: Setup, failures: list[str]) -> Iterator[Row]:
+    """The rows of all cases; a case that cannot be compared is a failure."""
     for case in cases:
         try:
-            for row in run_case(case, setup):
-                rows.append(row)
-                yield row
+            yield from run_case(case, setup)
         except (MismatchError, ImportError) as error:
             failures.append(f"FAIL {case.name}: {error}")
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines as they come."""
+    for line in lines:
+        print(line, flush=True)
 
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     with one_line_errors():
-        names = [n for n in CASES if not options.cases or n.startswith(options.cases)]
+        names = [n for n in SUMMARIES if not options.cases or n.startswith(options.cases)]
         if not names:
-            raise UserError(f"expected one of {', '.join(CASES)}, got {' '.join(options.cases)}")
+            raise UserError(
+                f"expected one of {', '.join(SUMMARIES)}, got {' '.join(options.cases)}"
+            )
         if options.list:
-            print("\n".join(f"{name:20} {CASES[name].summary}" for name in names))
+            print("\n".join(f"{name:22} {SUMMARIES[name]}" for name in names))
             return
         with user_errors():
             peer_files = tuple(read_peer_file(path) for path in options.peer_file)
@@ -87,13 +96,16 @@ def main() -> None:
     print(machine)
     rows: list[Row] = []
     failures: list[str] = []
-    for line in make_table(run_cases([CASES[name] for name in names], setup, rows, failures)):
-        print(line, flush=True)
+    if compared := [CASES[name] for name in names if name in CASES]:
+        show(make_table(keep(rows, run_cases(compared, setup, failures))))
+    grown: list[GrowthRow] = []
+    if growing := [GROWTHS[name] for name in names if name in GROWTHS]:
+        show(growth_table(keep(grown, (measure_growth(growth, setup) for growth in growing))))
     print(*failures, sep="\n")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(describe_run(rows, machine), indent=1))
-    sys.exit(1 if failures or not rows else 0)
+        options.json.write_text(json.dumps(describe_run([*rows, *grown], machine), indent=1))
+    sys.exit(1 if failures or not (rows or grown) else 0)
 
 
 if __name__ == "__main__":

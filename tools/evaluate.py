@@ -3,6 +3,7 @@
 python tools/evaluate.py configs/toy/detr3d.py outputs/toy/model.safetensors
 python tools/evaluate.py configs/toy/detr3d.py outputs/toy/model.safetensors --data.root data/other
 python tools/evaluate.py configs/detr2d/detr_r50.py detr-r50-e632da11.pth --data.root data/coco
+python tools/evaluate.py configs/toy/detr3d.py outputs/toy/model.safetensors --train.compiled
 torchrun --nproc-per-node 2 tools/evaluate.py configs/toy/detr3d.py outputs/toy/model.safetensors
 """
 

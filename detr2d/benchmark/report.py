@@ -8,7 +8,7 @@ import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,9 @@ PEERS = (
     "hotcoco",
 )
 HEAD = "| case | setting | ours | peer | ours, ms | peer, ms | ratio (quartiles) | difference |"
+
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,13 @@ def make_table(rows: Iterable[Row]) -> Iterator[str]:
         )
 
 
-def describe_run(rows: Sequence[Row], machine: Machine) -> dict[str, Any]:
-    """Everything that was measured, as plain JSON types."""
+def keep(rows: list[R], found: Iterable[R]) -> Iterator[R]:
+    """What is found, one by one, which is also kept in ``rows``."""
+    for row in found:
+        rows.append(row)
+        yield row
+
+
+def describe_run(rows: Sequence[Any], machine: Machine) -> dict[str, Any]:
+    """Everything that was measured, rows of any kind, as plain JSON types."""
     return {"machine": asdict(machine), "rows": [asdict(row) for row in rows]}

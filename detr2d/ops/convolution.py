@@ -59,11 +59,19 @@ def _onednn_serves(images: Tensor, added: Tensor | None, relu: bool) -> bool:
     """Whether the fused kernel takes these inputs. torch.compile's own CPU backend relies on it."""
     if images.device.type != "cpu" or images.dtype not in ONEDNN_DTYPES or torch.is_grad_enabled():
         return False
+    if not _onednn_runs(images.dtype == torch.bfloat16):
+        return False
+    if torch.compiler.is_compiling():  # which knows no shapes of the addition, and fuses it itself
+        return added is None
+    return added is None or relu
+
+
+@torch.compiler.assume_constant_result
+def _onednn_runs(rounded: bool) -> bool:
+    """Whether oneDNN is there and switched on (for bfloat16); torch.compile asks it once."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
-    if images.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
-    return added is None or relu
+    return not rounded or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _convolve_onednn(

@@ -8,12 +8,14 @@ belong to one program each. Its kernels are run on the CPU by Triton's interpret
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from detr2d.constants import constant
 from detr2d.ops.sampling_cpu import deformable_sampling, deformable_sampling_backward
 
 QUERIES = 16  # of a program
@@ -171,7 +173,7 @@ def _constants(value: Tensor, locations: Tensor) -> dict[str, int]:
 
 def _levels(sizes: Sequence[int], value: Tensor) -> tuple[Tensor, Tensor]:
     """Height and width of each level, and its first token, int32."""
-    pairs = torch.tensor(sizes, dtype=torch.int32).view(-1, 2)
-    counts = pairs.prod(1)
-    starts = (counts.cumsum(0) - counts).int()
-    return pairs.to(value.device, non_blocking=True), starts.to(value.device, non_blocking=True)
+    counts = [height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True)]
+    starts = (0, *accumulate(counts))[:-1]
+    like = value.new_empty(0, dtype=torch.int32)
+    return constant(tuple(sizes), like), constant(starts, like)

@@ -187,8 +187,7 @@ class DeformableDETR(nn.Module):
 
     def look(self, batch: ImageBatch) -> MultiScaleMemory:
         """Tokens of all levels that have looked at each other."""
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        pyramid = self.neck(self.backbone(self.normalize(images, batch.image_sizes)))
+        pyramid = self.neck(self.backbone(self.normalize(batch.images, batch.image_sizes)))
         return self.encoder(self.tokens(pyramid, batch.padding))
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from detr2d.attention import Memory, spatial_memory
@@ -67,8 +66,7 @@ class DETR(nn.Module):
 
     def look(self, batch: ImageBatch) -> Memory:
         """Tokens of the last feature map with their places."""
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        features: FeaturePyramid = self.backbone(self.normalize(images, batch.image_sizes))
+        features: FeaturePyramid = self.backbone(self.normalize(batch.images, batch.image_sizes))
         projected = self.projection(features.maps[-1])  # (B, C, h, w)
         padding = resize_padding(batch.padding, *projected.shape[-2:])
         return spatial_memory(projected, padding, self.positions(padding))

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from detr2d.attention import spatial_memory
@@ -68,8 +67,7 @@ class PanopticDETR(nn.Module):
 
     def forward(self, batch: ImageBatch) -> Predictions:
         """Predictions of all layers, with masks of the last."""
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        features: FeaturePyramid = self.backbone(self.normalize(images, batch.image_sizes))
+        features: FeaturePyramid = self.backbone(self.normalize(batch.images, batch.image_sizes))
         *finer, coarsest = features
         projected = self.projection(coarsest)  # (B, C, h, w)
         padding = resize_padding(batch.padding, *projected.shape[-2:])

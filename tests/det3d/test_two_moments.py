@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from det3d.boxes import MetricBox3D
+from det3d.cameras import TENSORS
 from det3d.geometry import Region
 from det3d.monocular import (
     MonocularBranch,
@@ -129,10 +130,7 @@ def test_maps_of_two_moments_give_the_velocity_despite_ego_motion(
     branch.tell(answers)
     both = replace(
         now,
-        **{
-            name: torch.cat([getattr(now, name), getattr(past, name)], 1)
-            for name in now.__dataclass_fields__
-        },
+        **{name: torch.cat([getattr(now, name), getattr(past, name)], 1) for name in TENSORS},
     )
     features = torch.ones(12, CHANNELS, *SIZE)
     _, start = MovingStart(branch, trusting())(features, both, CANVAS)

@@ -2,51 +2,51 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from detr2d.benchmark.subjects import noise_batch
+from detr2d.config import SystemConfig
 from detr2d.inference import prepare_inference
 from detr2d.structures import Predictions
+from detr2d.systems.deformable_detr import DeformableDETRConfig
 from detr2d.systems.detr import DETRConfig
+from detr2d.systems.dino import DenoisingConfig, DINOConfig
+from tests.helpers.budgets import Budget, Counting, check_nothing_waits, check_step
+from tests.helpers.toy_configs import DEFORMABLE, TRANSFORMER, backbone
 
-# Views and allocations start no kernel; "detach" and "alias" only rename.
-FREE = (
-    "view", "expand", "permute", "transpose", "slice", "select", "split", "chunk", "unsqueeze",
-    "squeeze", "t", "as_strided", "detach", "alias", "unbind", "empty", "new_empty", "unfold",
-    "empty_like", "empty_strided", "_unsafe_view", "_reshape_alias", "unsafe_split", "diagonal",
-    "split_with_sizes", "_local_scalar_dense", "is_same_size", "lift_fresh", "new_empty_strided",
-)  # fmt: skip
-
-
-class Counting(TorchDispatchMode):
-    """Counts operators that do work, and reads of a value by the host."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernels: Counter[str] = Counter()
-        self.host_reads: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = func._schema.name.split("::")[1]
-        if name not in FREE:
-            self.kernels[name] += 1
-        if name in ("_local_scalar_dense", "nonzero", "item"):
-            self.host_reads[name] += 1
-        return func(*args, **(kwargs or {}))
+CLASSES = tuple(str(number) for number in range(91))
+SIX = {"encoder_layers": 6, "decoder_layers": 6}
+DEEP: dict[str, Any] = {
+    "backbone": replace(backbone(2, 3, 4), norm="frozen"),
+    "transformer": replace(DEFORMABLE, **SIX),
+    "num_queries": 12,
+}
+SYSTEMS: dict[str, SystemConfig] = {
+    "detr": DETRConfig(
+        backbone=replace(backbone(4), norm="frozen"), transformer=replace(TRANSFORMER, **SIX)
+    ),
+    "deformable": DeformableDETRConfig(**DEEP),
+    "two-stage": DeformableDETRConfig(two_stage=True, refine_boxes=True, **DEEP),
+    "dino": DINOConfig(denoising=DenoisingConfig(count=50), **DEEP),
+}
+BUDGETS = {
+    "detr": Budget(forward=525, criterion=130, backward=810, saved=670_000),
+    "deformable": Budget(forward=735, criterion=150, backward=1050, saved=4_900_000),
+    "two-stage": Budget(forward=825, criterion=285, backward=1020, saved=5_300_000),
+    "dino": Budget(forward=1060, criterion=395, backward=1490, saved=13_400_000),
+}
+systems = pytest.mark.parametrize("name", SYSTEMS)
 
 
 @pytest.fixture(scope="module")
 def detr() -> nn.Module:
     torch.manual_seed(0)
-    return DETRConfig().build(tuple(str(number) for number in range(91)))
+    return DETRConfig().build(CLASSES)
 
 
 def test_a_forward_of_detr_r50_starts_few_kernels_and_reads_nothing(detr: nn.Module) -> None:
@@ -54,8 +54,28 @@ def test_a_forward_of_detr_r50_starts_few_kernels_and_reads_nothing(detr: nn.Mod
     batch = noise_batch((64, 64), images=1, objects=0)
     with torch.no_grad(), Counting() as count:  # inference mode would hide what composites do
         predict(batch)
-    assert sum(count.kernels.values()) <= 400, count.kernels.most_common(30)
+    assert count.total <= 400, count.kernels.most_common(30)
     assert not count.host_reads
+
+
+@systems
+def test_a_training_step_stays_within_its_budget(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model, batch = SYSTEMS[name].build(CLASSES), noise_batch((64, 96), images=2, objects=5)
+    criterion = SYSTEMS[name].build_criterion(CLASSES)
+    copies = check_step(model, criterion, batch, BUDGETS[name], monkeypatch)
+    assert copies == (2 if name in ("two-stage", "dino") else 1)  # each stage is matched
+
+
+@systems
+@pytest.mark.parametrize("training", [False, True])
+def test_a_forward_makes_the_host_wait_for_nothing(
+    name: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SYSTEMS[name].build(CLASSES).train(training)
+    check_nothing_waits(model, noise_batch((64, 96), images=2, objects=5), monkeypatch)
 
 
 def predictions(images: int) -> tuple[Tensor, Tensor]:
@@ -68,7 +88,7 @@ def predictions(images: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("images", [1, 8])
 def test_the_criterion_costs_the_same_for_any_number_of_layers_and_images(images: int) -> None:
-    criterion = DETRConfig().build_criterion(tuple(str(number) for number in range(91)))
+    criterion = DETRConfig().build_criterion(CLASSES)
     logits, boxes = predictions(images)
     targets = noise_batch((64, 64), images=images, objects=7).targets
     with Counting() as forward:
@@ -76,8 +96,8 @@ def test_the_criterion_costs_the_same_for_any_number_of_layers_and_images(images
         loss = torch.stack(list(losses.values())).sum()
     with Counting() as backward:
         loss.backward()
-    assert sum(forward.kernels.values()) <= 140, forward.kernels.most_common(30)
-    assert sum(backward.kernels.values()) <= 135, backward.kernels.most_common(30)
+    assert forward.total <= 140, forward.kernels.most_common(30)
+    assert backward.total <= 135, backward.kernels.most_common(30)
     assert not forward.host_reads  # the costs travel once, as a copy
     assert forward.kernels["_to_copy"] <= 8
 
@@ -91,4 +111,4 @@ def test_the_optimizer_updates_all_weights_in_a_few_kernels() -> None:
     with Counting() as count:
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-    assert sum(count.kernels.values()) <= 20, count.kernels.most_common()
+    assert count.total <= 20, count.kernels.most_common()

@@ -15,7 +15,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_cases_are_listed_and_an_unknown_one_is_one_line() -> None:
     listed = run("--list")
     assert listed.returncode == 0, listed.stderr
-    assert "detr.infer" in listed.stdout and "trunk.r50.fwd" in listed.stdout
+    assert "detr.infer" in listed.stdout and "growth.petr.cameras" in listed.stdout
     unknown = run("swin.infer")
     assert unknown.returncode == 2
     assert unknown.stderr.startswith("error: expected one of ") and "swin.infer" in unknown.stderr

@@ -60,3 +60,12 @@ def test_outputs_stay_channels_last() -> None:
     with torch.inference_mode():
         found = convolve(images, weight, bias, WINDOWS[2])
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_compiled_program_takes_the_fused_step_whole() -> None:
+    images, weight, bias, added = inputs(Window(padding=(1, 1)), torch.float32)
+    step = torch.compile(convolve, backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        found = step(images, weight, bias, Window(padding=(1, 1)), added=added)
+        expected = convolve(images, weight, bias, Window(padding=(1, 1)), added=added)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
