@@ -1,7 +1,7 @@
 r"""Deformable DETR, small, with box refinement, on the toy world's COCO annotations.
 
 Run:   python tools/make_toy_nuscenes.py outputs/toy2d/training_world --version v1.0-trainval \
-           --scenes-per-split 300 0 --frames-per-scene 4 --frame-period 5
+           --scenes-per-split 400 0 --frames-per-scene 4 --frame-period 5 --balanced --seed 5
        python tools/make_toy_nuscenes.py outputs/toy2d/world --scenes-per-split 0 2
        torchrun --nproc-per-node 2 tools/train.py configs/toy/deformable_detr.py --train.threads 1
        python tools/evaluate.py configs/toy/deformable_detr.py \
@@ -27,7 +27,7 @@ experiment = Experiment(
         neck="fpn",
         proposals="dense",
         transformer=DeformableConfig(
-            channels=96,
+            channels=64,
             heads=4,
             hidden=256,
             dropout=0.0,
@@ -46,6 +46,8 @@ experiment = Experiment(
         evaluation_images="world",
         evaluation_annotations="world/coco/annotations/instances_mini_val.json",
         classes=DETECTION_CLASSES,
+        skip_empty=True,
+        repeat_threshold=0.4,
         resolution=Resolution(
             shortest=256, longest=448, training_shortest=(256,), crop_probability=0.0
         ),

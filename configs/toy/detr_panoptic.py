@@ -1,7 +1,7 @@
 r"""Panoptic DETR, small, on the toy world's COCO panoptic annotations.
 
 Run:   python tools/make_toy_nuscenes.py outputs/toy2d/training_world --version v1.0-trainval \
-           --scenes-per-split 300 0 --frames-per-scene 4 --frame-period 5
+           --scenes-per-split 400 0 --frames-per-scene 4 --frame-period 5 --balanced --seed 5
        python tools/make_toy_nuscenes.py outputs/toy2d/world --scenes-per-split 0 2
        torchrun --nproc-per-node 2 tools/train.py configs/toy/detr_panoptic.py --train.threads 1
        python tools/evaluate.py configs/toy/detr_panoptic.py \
@@ -46,11 +46,11 @@ experiment = Experiment(
         evaluation_maps="world/coco/panoptic",
         classes=(*DETECTION_CLASSES, *STUFF),
         resolution=Resolution(
-            shortest=192, longest=336, training_shortest=(192,), crop_probability=0.0
+            shortest=128, longest=224, training_shortest=(128,), crop_probability=0.0
         ),
     ),
     train=TrainConfig(
-        epochs=3,
+        epochs=2,
         batch_size=8,
         optimizer="muon",
         lr=4e-3,
