@@ -146,6 +146,8 @@ class TrainConfig:
     """Largest gradient norm; 0 switches clipping off."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the model under autocast; geometry, matching and losses stay float32."""
+    sharding: Literal["none", "full"] = "none"
+    """full: every process holds a piece of weights, gradients and optimizer state (FSDP2)."""
     ema_decay: float = 0.0
     """Decay of the averaged weights that are evaluated; 0 switches them off."""
     workers: int = 2
