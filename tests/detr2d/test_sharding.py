@@ -147,9 +147,12 @@ def last_judged(experiment: Experiment) -> dict[str, Any]:
     return read_log(fit(experiment).parent / "log.jsonl")[-1]["metrics"]
 
 
-def test_one_process_evaluates_and_continues_what_two_have_cut(team: Team, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["none", "full"])
+def test_one_process_evaluates_and_continues_what_two_have_trained(
+    team: Team, tmp_path: Path, way: str
+) -> None:
     """Validation judged the weights that were exported, with the statistics exported with them."""
-    first, second = team.ask(last_judged, points(tmp_path, sharding="full", evaluate_every=4))
+    first, second = team.ask(last_judged, points(tmp_path, sharding=way, evaluate_every=4))
     alone = points(tmp_path)
     assert evaluate(alone, tmp_path / "run" / "model.safetensors").metrics == first == second
     training = Training(as_said(alone, accumulate=4))  # as many steps as two processes had
