@@ -148,6 +148,8 @@ class TrainConfig:
     """bfloat16 runs the model under autocast; geometry, matching and losses stay float32."""
     compiled: bool = False
     """Predict by compiled programs, one for each of a few canvases (see detr2d/compiled.py)."""
+    sharding: Literal["none", "full"] = "none"
+    """full: every process holds a piece of weights, gradients and optimizer state (FSDP2)."""
     ema_decay: float = 0.0
     """Decay of the averaged weights that are evaluated; 0 switches them off."""
     workers: int = 2

@@ -43,7 +43,8 @@ from detr2d.inference import join_processes, with_precision
 from detr2d.log import RunLog, Window, restore_window
 from detr2d.nonfinite import RunningStatistics, first_not_finite, read_numbers, save_replay
 from detr2d.optim import Schedule, average_weights, build_optimizer, train_only
-from detr2d.processes import any_process
+from detr2d.processes import any_process, share
+from detr2d.sharding import cut_optimizer_state, gathered, load_gathered, shard, whole
 from detr2d.stopping import Stopped, StopRequest, signals_held
 from detr2d.validation import Validation
 
@@ -61,6 +62,9 @@ class Training:
         self.skipped, self.window = 0, Window()
         self.stop, self.stopping = StopRequest(), False
         device = self.accelerator.device
+        self.sharded = train.sharding == "full" and self.accelerator.num_processes > 1
+        if train.sharding == "full" and not self.sharded:
+            self.accelerator.print("train.sharding full: one process alone holds everything")
         with user_errors():
             dataset = experiment.data.training_set(train.seed)
             classes = experiment.data.class_names()
@@ -85,7 +89,7 @@ class Training:
         )
         torch.manual_seed(mix_seed(train.seed))  # all processes start from the same weights
         with user_errors():
-            self.bare_model = experiment.system.build(classes).to(device).train()
+            self.bare_model = experiment.system.build(classes).train()
             self.criterion = experiment.system.build_criterion(classes)
             train_only(self.bare_model, train.only)
             if train.start_from:
@@ -100,11 +104,22 @@ class Training:
         self.average = (
             average_weights(self.bare_model, train.ema_decay) if train.ema_decay else None
         )
-        self.wrapped, self.optimizer = self.accelerator.prepare(
-            self.bare_model, build_optimizer(self.bare_model, train)
-        )
+        self.wrapped, self.optimizer = self._place()
         self.model = with_precision(self.wrapped, train.precision, device)
         self.statistics = RunningStatistics(self.bare_model)
+
+    def _place(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Models on the device, whole or cut: the one to train, synchronised, and its optimizer."""
+        train, accelerator = self.experiment.train, self.accelerator
+        models = [self.bare_model, *([self.average.module] if self.average is not None else [])]
+        if self.sharded:
+            with user_errors():
+                shard(models, accelerator)
+            optimizer = build_optimizer(self.bare_model, train)
+            return self.bare_model, accelerator.prepare(optimizer)
+        for model in models:
+            model.to(accelerator.device)
+        return accelerator.prepare(self.bare_model, build_optimizer(self.bare_model, train))
 
     def groups(self, last_step: int) -> Iterator[list[Any]]:
         """Micro-batches of each optimizer step up to ``last_step``, on the CPU."""
@@ -126,10 +141,12 @@ class Training:
         accelerator = self.accelerator
         self.seed(self.step, accelerator.process_index)
         self.schedule.apply(self.optimizer, self.step)
+        if self.sharded:  # as DDP does by itself
+            share(self.statistics.buffers, accelerator)
         self.statistics.remember()
         rows = list(self.gradients(group))
         clip_norm = self.experiment.train.clip_norm or math.inf
-        norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), clip_norm)
+        norm = whole(accelerator.clip_grad_norm_(self.wrapped.parameters(), clip_norm))
         *numbers, norms = read_numbers([*rows, {"grad_norm": norm}])
         samples = [getattr(batch, "tokens", ()) for batch in group]
         wrong = first_not_finite(numbers, samples)
@@ -178,11 +195,12 @@ class Training:
         self.statistics.put_back()
         self.skipped += 1
         told = None
+        weights = gathered(self.bare_model.state_dict(), keep=bool(wrong))
         if wrong:
             path = save_replay(
                 self.experiment.work_dir,
                 group,
-                self.bare_model.state_dict(),
+                weights,
                 self.origin,
                 step=self.step,
                 process=self.accelerator.process_index,
@@ -196,21 +214,20 @@ class Training:
         self.accelerator.print(f"skipped step {self.skipped} of at most {allowed}: {reasons}")
 
     def save(self) -> None:
-        """Write the training state and the exported weights, on the main process."""
-        windows = gather_object([self.window.state()])
-        if self.accelerator.is_main_process:
-            experiment, work_dir = self.experiment, self.experiment.work_dir
-            state = {
-                "model": self.bare_model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
-                "steps_per_epoch": self.schedule.steps_per_epoch,
-                "skipped": self.skipped,
-                "windows": windows,
-            }
-            keep = experiment.train.keep_checkpoints
-            save_state(work_dir, self.step, state, self.origin, keep)
-            self.export()
+        """Write the training state and the exported weights; for all processes to call."""
+        state = {
+            "model": self.bare_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "steps_per_epoch": self.schedule.steps_per_epoch,
+            "skipped": self.skipped,
+            "windows": gather_object([self.window.state()]),
+        }
+        main, keep = self.accelerator.is_main_process, self.experiment.train.keep_checkpoints
+        state = gathered(state, keep=main)
+        if main:
+            save_state(self.experiment.work_dir, self.step, state, self.origin, keep)
+        self.export()
         self.accelerator.wait_for_everyone()
 
     @property
@@ -219,9 +236,11 @@ class Training:
         return self.bare_model if self.average is None else self.average.module
 
     def export(self) -> Path:
-        """Write the weights to use and return their path."""
-        path = self.experiment.work_dir / WEIGHTS_FILE
-        export_weights(path, self.best_model.state_dict(), self.origin)
+        """Write the weights to use and return their path; if sharded, for all processes to call."""
+        path, main = self.experiment.work_dir / WEIGHTS_FILE, self.accelerator.is_main_process
+        weights = gathered(self.best_model.state_dict(), keep=main)
+        if main:
+            export_weights(path, weights, self.origin)
         return path
 
     def resume(self) -> None:
@@ -255,14 +274,15 @@ class Training:
             )
         if changed:
             self.accelerator.print("resuming with changed settings: " + "; ".join(changed))
-        self.bare_model.load_state_dict(state["model"])
+        load_gathered(self.bare_model, state["model"])
         # Rates and decays are settings: the experiment's count, not those of the stopped run.
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
+        moments = cut_optimizer_state(state["optimizer"]["state"], self.optimizer)
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         if self.average is not None and state["average"] is None:
-            self.average.module.load_state_dict(state["model"])
+            load_gathered(self.average.module, state["model"])
         elif self.average is not None:
-            self.average.load_state_dict(state["average"])
+            load_gathered(self.average, state["average"])
         self.step, self.skipped = state["step"], state.get("skipped", 0)
         windows = state.get("windows", [])
         if len(windows) == self.accelerator.num_processes:
@@ -311,8 +331,7 @@ def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None 
             f"stopped by {signal} after step {training.step} of {num_steps}: "
             "the same command with --resume continues"
         )
-    if training.accelerator.is_main_process:
-        training.export()
+    training.export()
     training.accelerator.wait_for_everyone()
     return work_dir / WEIGHTS_FILE
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from detr2d.config import TrainConfig
+from detr2d.sharding import piece
 
 COSINE_END = 1e-3
 """The cosine schedule ends at this fraction of the peak rate (as in DETR3D's settings)."""
@@ -125,6 +126,7 @@ def _exponential_average(decay: float) -> Callable[..., None]:
         if not averages[0].is_floating_point():
             torch._foreach_copy_(averages, values)
             return
+        averages, values = [piece(t) for t in averages], [piece(t) for t in values]
         share = 1 - ((1 + count) / (10 + count)).clamp(max=decay)
         differences = torch._foreach_sub(values, averages)
         torch._foreach_mul_(differences, share)

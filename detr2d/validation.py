@@ -11,6 +11,8 @@ from torch import nn
 
 from detr2d.config import Experiment, UserError, user_errors
 from detr2d.inference import judge
+from detr2d.processes import share
+from detr2d.sharding import gathered, is_cut
 
 PER_CLASS = ("AP/", "PQ/")  # parts of names of figures that a log has no room for
 
@@ -51,7 +53,7 @@ class Validation:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             report = judge(
                 self.experiment,
-                copy.deepcopy(model),
+                self.copy(model),
                 self.dataset,
                 output_dir=self.experiment.work_dir / "validation",
                 accelerator=self.accelerator,
@@ -61,6 +63,17 @@ class Validation:
             "epoch": round(step / self.steps_per_epoch, 4),
             "metrics": headline(report.metrics),
         }
+
+    def copy(self, model: nn.Module) -> nn.Module:
+        """A whole copy of the model, with the main process's running statistics in all of them."""
+        if is_cut(model):
+            built = self.experiment.system.build(self.experiment.data.class_names())
+            built.load_state_dict(gathered(model.state_dict()))
+            model = built.to(self.accelerator.device)
+        else:
+            model = copy.deepcopy(model)
+        share(model.buffers(), self.accelerator)
+        return model
 
 
 def headline(metrics: dict[str, float]) -> dict[str, float]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from det3d.structures import SceneBatch, concatenate_scenes
 from detr2d.config import Experiment, TrainConfig
 from detr2d.engine import Training
 from detr2d.inference import evaluate
+from detr2d.sharding import gathered
 from detr2d.structures import ImageBatch, Targets, concatenate_images
 from tests.helpers.given import given
 from tests.helpers.rigs import random_scene
@@ -168,12 +169,12 @@ def with_queries(system: Any, count: int) -> Any:
     return replace(system, num_queries=count)
 
 
-def digest(*models: nn.Module) -> float:
+def digest(weights: list[Tensor]) -> float:
     """A number that two processes with the same weights agree on; statistics are their own."""
-    return sum(float(p.detach().double().abs().sum()) for m in models for p in m.parameters())
+    return sum(float(weight.detach().double().abs().sum()) for weight in weights)
 
 
-def meet(name: str, case: str, folder: str) -> dict[str, Any]:
+def meet(name: str, case: str, folder: str, sharding: str = "none") -> dict[str, Any]:
     """Train on a hostile batch and on a plain one, then evaluate both; what came of it.
 
     Of several processes only the first meets the hostile batch, and the others a plain one.
@@ -189,7 +190,13 @@ def meet(name: str, case: str, folder: str) -> dict[str, Any]:
         system=with_queries(system, 1) if case == "one query" else system,
         data=given([*plain, *hostile], world.names, world.join),
         train=TrainConfig(
-            batch_size=2, workers=0, epochs=9, warmup_steps=0, skip_nonfinite=2, ema_decay=0.9
+            batch_size=2,
+            workers=0,
+            epochs=9,
+            warmup_steps=0,
+            skip_nonfinite=2,
+            ema_decay=0.9,
+            sharding=sharding,
         ),
         work_dir=Path(folder),
     )
@@ -200,15 +207,17 @@ def meet(name: str, case: str, folder: str) -> dict[str, Any]:
         training.update([world.join(plain), world.join(hostile if first else plain)]),
         training.update([world.join(plain)]),
     ]
-    state = {**training.bare_model.state_dict(), **training.average.module.state_dict()}
+    weights, averages = (
+        gathered(model.state_dict()) for model in (training.bare_model, training.average.module)
+    )
+    trained = [name for name, _ in training.bare_model.named_parameters()]
     found = {
         "losses": [None if row is None else row["loss"] for row in rows],
-        "finite": all(bool(value.isfinite().all()) for value in state.values()),
-        "digest": digest(training.bare_model, training.average.module),
+        "finite": all(bool(v.isfinite().all()) for s in (weights, averages) for v in s.values()),
+        "digest": digest([state[name] for state in (weights, averages) for name in trained]),
         "skipped": training.skipped,
     }
-    if first:
-        training.export()
+    training.export()
     training.accelerator.wait_for_everyone()
     try:
         report = evaluate(experiment, experiment.work_dir / "model.safetensors")
