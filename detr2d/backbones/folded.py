@@ -95,15 +95,22 @@ def fold_convolution(convolution: Any, norm: Any, *, relu: bool) -> FoldedConvol
 def fold_block(block: Any) -> nn.Module:
     """The folded form of a residual block.
 
-    A block with another kind of convolution (deformable, grouped) is returned as it is.
+    A block with another kind of convolution (grouped) is returned as it is.
     """
     steps = list(block.steps())
-    if not all(is_plain(conv) for conv, _ in steps):
+    if not all(is_plain(conv) or hasattr(conv, "with_norm") for conv, _ in steps):
         return block
     shortcut: nn.Module = nn.Identity()
     if block.downsample is not None:
         shortcut = fold_convolution(*block.downsample, relu=False)
-    return FoldedBlock([fold_convolution(*step, relu=True) for step in steps], shortcut)
+    return FoldedBlock([fold_step(*step) for step in steps], shortcut)
+
+
+def fold_step(convolution: Any, norm: Any) -> nn.Module:
+    """The folded form of a convolution, plain or deformable, its norm and a ReLU."""
+    if is_plain(convolution):
+        return fold_convolution(convolution, norm, relu=True)
+    return convolution.with_norm(*scale_and_shift(norm, torch.float64))
 
 
 def fold_resnet(backbone: Any) -> FoldedResNet:
