@@ -17,6 +17,7 @@ from det3d.cameras import CameraRig
 from det3d.geometry import Region, transform_points
 from detr2d.constants import constant
 from detr2d.decoder import inverse_sigmoid
+from detr2d.linear import Linear
 from detr2d.looks import Looks
 from detr2d.structures import at_least_float32
 
@@ -35,8 +36,8 @@ class IndexedCameraSampling(nn.Module):
         super().__init__()
         self.region = region
         self.num_cameras = num_cameras
-        self.weights = nn.Linear(channels, num_cameras * num_levels)
-        self.output = nn.Linear(channels, channels)
+        self.weights = Linear(channels, num_cameras * num_levels)
+        self.output = Linear(channels, channels)
         self.dropout = nn.Dropout(dropout)
         self.position = _position_embedding(channels)
         nn.init.zeros_(self.weights.weight)
@@ -109,11 +110,11 @@ class RigFreeCameraSampling(nn.Module):
         self.num_levels = num_levels
         self.num_points = num_points
         self.reach = reach
-        self.offsets = nn.Linear(channels, heads * num_points * 3)
-        self.weights = nn.Linear(channels, heads * num_levels * num_points)
-        self.geometry = nn.Sequential(nn.Linear(4, channels), nn.ReLU(inplace=True))
-        self.geometry_weights = nn.Linear(channels, heads * num_levels * num_points)
-        self.output = nn.Linear(2 * channels, channels)
+        self.offsets = Linear(channels, heads * num_points * 3)
+        self.weights = Linear(channels, heads * num_levels * num_points)
+        self.geometry = nn.Sequential(Linear(4, channels), nn.ReLU(inplace=True))
+        self.geometry_weights = Linear(channels, heads * num_levels * num_points)
+        self.output = Linear(2 * channels, channels)
         self.dropout = nn.Dropout(dropout)
         self.position = _position_embedding(channels)
         nn.init.zeros_(self.offsets.weight)
@@ -178,10 +179,10 @@ def camera_looks(memory: CameraFeatures, pixels: Tensor, weights: Tensor, visibl
 
 def _position_embedding(channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(3, channels),
+        Linear(3, channels),
         nn.LayerNorm(channels),
         nn.ReLU(inplace=True),
-        nn.Linear(channels, channels),
+        Linear(channels, channels),
         nn.LayerNorm(channels),
         nn.ReLU(inplace=True),
     )

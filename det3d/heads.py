@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detr2d.linear import Linear
+
 GROUPS = (2, 1, 3, 2, 2)
 
 
@@ -20,15 +22,13 @@ class GroupedBoxHead(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.trunk = nn.Sequential(
-            nn.Linear(channels, channels),
+            Linear(channels, channels),
             nn.ReLU(inplace=True),
-            nn.Linear(channels, channels),
+            Linear(channels, channels),
             nn.ReLU(inplace=True),
         )
         self.heads = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, size)
-            )
+            nn.Sequential(Linear(channels, channels), nn.ReLU(inplace=True), Linear(channels, size))
             for size in GROUPS
         )
         for index in range(len(GROUPS)):

@@ -21,6 +21,7 @@ from det3d.geometry import Region
 from det3d.last_answer import LastAnswer
 from detr2d.decoder import inverse_sigmoid
 from detr2d.images import valid_pixels
+from detr2d.linear import Linear
 from detr2d.positions import EPS, sine_embedding
 from detr2d.structures import at_least_float32
 
@@ -208,7 +209,7 @@ def like_weights(module: nn.Module, tensor: Tensor) -> Tensor:
 def two_layers(in_channels: int, hidden: int, channels: int) -> nn.Sequential:
     """Linear, ReLU, Linear: a 1 x 1 convolution block for channels-last maps."""
     return nn.Sequential(
-        nn.Linear(in_channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels)
+        Linear(in_channels, hidden), nn.ReLU(inplace=True), Linear(hidden, channels)
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from detr2d.linear import MultiheadAttention
 from detr2d.looks import Looks, dense_looks
 from detr2d.structures import Batch
 
@@ -30,7 +31,7 @@ class DenseAttention(nn.Module):
 
     def __init__(self, *, channels: int = 256, heads: int = 8, dropout: float = 0.1) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.attention = MultiheadAttention(channels, heads, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(

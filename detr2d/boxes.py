@@ -72,9 +72,9 @@ def overlaps(corners: Tensor, others: Tensor, slack: float = 0.0) -> tuple[Tenso
     hull = torch.maximum(corners[..., 2:], others[..., 2:]) - torch.minimum(
         corners[..., :2], others[..., :2]
     )
-    intersection = shared.clamp(min=0).prod(-1)
+    intersection = _product(shared.clamp(min=0))
     union = _area(corners) + _area(others) - intersection
-    enclosing = hull.clamp(min=0).prod(-1).clamp(min=SMALLEST_AREA)
+    enclosing = _product(hull.clamp(min=0)).clamp(min=SMALLEST_AREA)
     # Adding zero would be a kernel each.
     divisors = (union + slack, enclosing + slack) if slack else (union, enclosing)
     iou = intersection / divisors[0].clamp(min=SMALLEST_AREA)
@@ -82,7 +82,13 @@ def overlaps(corners: Tensor, others: Tensor, slack: float = 0.0) -> tuple[Tenso
 
 
 def _area(corners: Tensor) -> Tensor:
-    return (corners[..., 2:] - corners[..., :2]).prod(-1)
+    return _product(corners[..., 2:] - corners[..., :2])
+
+
+def _product(sizes: Tensor) -> Tensor:
+    """Width times height of (..., 2). The gradient of ``prod`` would take ten kernels."""
+    width, height = sizes.unbind(-1)
+    return width * height
 
 
 class NormalizedBox2D:

@@ -139,9 +139,9 @@ class SetCriterion:
             sums = values.new_zeros(num_layers).index_add(0, matches.layers, values)
             losses[name] = sums / num_objects
         return {
-            name if layer == num_layers - 1 else f"layer{layer}/{name}": self.loss[name] * value
+            name if layer == num_layers - 1 else f"layer{layer}/{name}": value
             for name, values in losses.items()
-            for layer, value in enumerate(values.unbind(0))
+            for layer, value in enumerate((self.loss[name] * values).unbind(0))
         }
 
     def match(self, predictions: Predictions, targets: Sequence[Targets]) -> Matches:

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from detr2d.linear import Linear, MultiheadAttention
+
 EPS = 1e-5  # inverse_sigmoid's clamp in the released code of this family
 
 
@@ -41,7 +43,7 @@ class DecoderLayer(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.self_attention = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.self_attention = MultiheadAttention(channels, heads, dropout)
         self.self_dropout = nn.Dropout(dropout)
         self.self_norm = nn.LayerNorm(channels)
         self.cross_attention = cross_attention
@@ -85,7 +87,7 @@ class PreNormDecoderLayer(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.self_attention = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.self_attention = MultiheadAttention(channels, heads, dropout)
         self.self_dropout = nn.Dropout(dropout)
         self.self_norm = nn.LayerNorm(channels)
         self.cross_attention = cross_attention
@@ -110,7 +112,7 @@ class PreNormDecoderLayer(nn.Module):
 
 def feed_forward(channels: int, hidden: int, dropout: float) -> nn.Sequential:
     """Linear, ReLU, Dropout, Linear, Dropout: what follows attention in every layer."""
-    widen, narrow = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+    widen, narrow = Linear(channels, hidden), Linear(hidden, channels)
     for linear in (widen, narrow):
         nn.init.xavier_uniform_(linear.weight)
     return nn.Sequential(
@@ -140,13 +142,13 @@ def prior_bias(prior: float = 0.01) -> float:
 
 def class_head(channels: int, num_classes: int, prior: float = 0.01) -> nn.Sequential:
     """Two (Linear, LayerNorm, ReLU) and a Linear with ``prior_bias``."""
-    last = nn.Linear(channels, num_classes)
+    last = Linear(channels, num_classes)
     nn.init.constant_(last.bias, prior_bias(prior))
     return nn.Sequential(
-        nn.Linear(channels, channels),
+        Linear(channels, channels),
         nn.LayerNorm(channels),
         nn.ReLU(inplace=True),
-        nn.Linear(channels, channels),
+        Linear(channels, channels),
         nn.LayerNorm(channels),
         nn.ReLU(inplace=True),
         last,
@@ -164,9 +166,9 @@ def box_head(channels: int, code_size: int) -> nn.Sequential:
 def perceptron(channels: int, out_channels: int) -> nn.Sequential:
     """Two (Linear, ReLU) and a Linear, initialised as torch does: DETR's box head."""
     return nn.Sequential(
-        nn.Linear(channels, channels),
+        Linear(channels, channels),
         nn.ReLU(inplace=True),
-        nn.Linear(channels, channels),
+        Linear(channels, channels),
         nn.ReLU(inplace=True),
-        nn.Linear(channels, out_channels),
+        Linear(channels, out_channels),
     )

@@ -13,6 +13,7 @@ from detr2d.constants import constant
 from detr2d.decoder import DecoderLayer, feed_forward
 from detr2d.encoder import Encoder
 from detr2d.images import resize_padding
+from detr2d.linear import Linear
 from detr2d.looks import Looks
 from detr2d.ops.sampling import multi_scale_deformable_attention
 from detr2d.structures import Batch, FeaturePyramid, at_least_float32
@@ -62,10 +63,10 @@ class DeformableAttention(nn.Module):
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be divided among {heads} heads")
         self.heads, self.levels, self.points = heads, levels, points
-        self.offsets = nn.Linear(channels, heads * levels * points * 2)
-        self.weights = nn.Linear(channels, heads * levels * points)
-        self.value = nn.Linear(channels, channels)
-        self.output = nn.Linear(channels, channels)
+        self.offsets = Linear(channels, heads * levels * points * 2)
+        self.weights = Linear(channels, heads * levels * points)
+        self.value = Linear(channels, channels)
+        self.output = Linear(channels, channels)
         self.dropout = nn.Dropout(dropout)
         for linear in (self.value, self.output):
             nn.init.xavier_uniform_(linear.weight)

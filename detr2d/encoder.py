@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from detr2d.attention import Memory
 from detr2d.decoder import feed_forward
+from detr2d.linear import MultiheadAttention
 
 
 class EncoderLayer(nn.Module):
@@ -21,7 +22,7 @@ class EncoderLayer(nn.Module):
         self, *, channels: int = 256, heads: int = 8, hidden: int = 2048, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.self_attention = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.self_attention = MultiheadAttention(channels, heads, dropout)
         self.self_dropout = nn.Dropout(dropout)
         self.self_norm = nn.LayerNorm(channels)
         self.feed_forward = feed_forward(channels, hidden, dropout)
@@ -41,7 +42,7 @@ class PreNormEncoderLayer(nn.Module):
         self, *, channels: int = 256, heads: int = 8, hidden: int = 2048, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.self_attention = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.self_attention = MultiheadAttention(channels, heads, dropout)
         self.self_dropout = nn.Dropout(dropout)
         self.self_norm = nn.LayerNorm(channels)
         self.feed_forward = feed_forward(channels, hidden, dropout)
@@ -54,7 +55,7 @@ class PreNormEncoderLayer(nn.Module):
         return tokens + self.feed_forward(self.feed_forward_norm(tokens))
 
 
-def attend(attention: nn.MultiheadAttention, tokens: Tensor, memory: Memory) -> Tensor:
+def attend(attention: MultiheadAttention, tokens: Tensor, memory: Memory) -> Tensor:
     """Self-attention of tokens (B, N, C) at the positions and with the padding of ``memory``."""
     placed = tokens + memory.positions
     attended, _ = attention(

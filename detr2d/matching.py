@@ -36,13 +36,15 @@ def match(cost: Tensor, num_objects: Sequence[int]) -> Matches:
     losses of such predictions say so, and a process that raised here would leave others waiting.
     """
     host = at_least_float32(cost.detach()).cpu().numpy()
-    pairs: list[np.ndarray] = [np.zeros((4, 0), dtype=np.int64)]
-    for layer, layer_cost in enumerate(host):
-        for image, count in enumerate(num_objects):
-            table = layer_cost[image, :, :count].T  # (T, Q): scipy is faster on the wide side
-            table = np.nan_to_num(table, nan=WORST, posinf=WORST, neginf=WORST)
-            objects, queries = linear_sum_assignment(table)
-            fixed = np.broadcast_to(np.array([[layer], [image]]), (2, len(objects)))
-            pairs.append(np.concatenate([fixed, queries[None], objects[None]]))
-    indices = torch.from_numpy(np.concatenate(pairs, axis=1)).to(cost.device, non_blocking=True)
-    return Matches(*indices.unbind(0))
+    host = np.nan_to_num(host, nan=WORST, posinf=WORST, neginf=WORST)
+    images = max(len(num_objects), 1)
+    found = [
+        linear_sum_assignment(table[:, :count].T)  # (T, Q): scipy is faster on the wide side
+        for layer in host
+        for table, count in zip(layer, num_objects, strict=True)
+    ]
+    counts = np.array([len(objects) for objects, _ in found], dtype=np.int64)
+    place, none = np.repeat(np.arange(len(found)), counts), counts[:0]
+    objects, queries = (np.concatenate([none, *(pair[side] for pair in found)]) for side in (0, 1))
+    pairs = np.stack([place // images, place % images, queries, objects])
+    return Matches(*torch.from_numpy(pairs).to(cost.device, non_blocking=True).unbind(0))

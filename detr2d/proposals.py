@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detr2d.accumulation import Divisor
 from detr2d.criterion import SetCriterion
 from detr2d.deformable import MultiScaleMemory, cell_centres, map_sizes
+from detr2d.linear import Linear
 from detr2d.structures import Batch, Predictions, Targets, at_least_float32
 
 SMALLEST_SIDE = 0.05  # of a proposal on the finest level; twice that on the next, and so on
@@ -69,7 +70,7 @@ class EncoderProposals(nn.Module):
         score: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
-        self.transform = nn.Linear(channels, channels)
+        self.transform = Linear(channels, channels)
         self.norm = nn.LayerNorm(channels)
         self.class_head = class_head
         self.box_head = box_head

@@ -22,6 +22,7 @@ from detr2d.attention import DenseAttention, Memory
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.benchmark.detection import EXACT, ROUNDED, without_gradients
 from detr2d.benchmark.measure import Case, Contender, Duel, Setup
+from detr2d.benchmark.plain import with_plain_operators
 from detr2d.benchmark.subjects import randomize_norms
 from detr2d.config import SystemConfig
 from detr2d.decoder import inverse_sigmoid
@@ -212,22 +213,28 @@ def petr_duels(setup: Setup) -> Iterator[Duel]:
     yield Duel(
         f"{CAMERAS}x{canvas[0]}x{canvas[1]}",
         ours=tuple(prepared(PETR_C5, state, scene, kind) for kind in ("float32", "bfloat16")),
-        peers=(Contender("plain float32", without_gradients(lambda: plain(scene)), _last_layer),),
+        peers=(_plainly(plain, scene),),
     )
 
 
 def detr3d_duels(setup: Setup) -> Iterator[Duel]:
-    """DETR3D R101 on a scene of smaller images, from bytes to codes, against the model as it is."""
+    """DETR3D R101 on a scene of smaller images, from bytes to codes, against its definitions."""
     canvas, state = (256, 704), random_state(DETR3DConfig())
     scene = noise_scene(canvas, setup.device)
     plain = trained(DETR3DConfig(), state, setup.device)
     yield Duel(
         f"{CAMERAS}x{canvas[0]}x{canvas[1]}",
-        ours=(prepared(DETR3DConfig(), state, scene, "float32"),),
-        peers=(
-            Contender("unprepared float32", without_gradients(lambda: plain(scene)), _last_layer),
+        ours=tuple(
+            prepared(DETR3DConfig(), state, scene, kind) for kind in ("float32", "bfloat16")
         ),
+        peers=(_plainly(plain, scene),),
     )
+
+
+def _plainly(model: nn.Module, scene: SceneBatch) -> Contender:
+    """The model on the definitions of all operators, in float32."""
+    run = with_plain_operators(without_gradients(lambda: model(scene)))
+    return Contender("plain float32", run, _last_layer)
 
 
 CASES = (

@@ -41,6 +41,7 @@ from detr2d.config import SystemConfig
 from detr2d.criterion import SetCriterion
 from detr2d.decoder import DecoderLayer, box_head, class_head, refine
 from detr2d.images import CAFFE_BGR, Normalization, Standardization
+from detr2d.linear import Linear
 from detr2d.losses import FocalClasses
 from detr2d.queries import PointQueries
 from detr2d.structures import Detections, FeaturePyramid, Predictions, at_least_float32
@@ -208,7 +209,7 @@ class PETRConfig(SystemConfig):
             normalize=self.images.build(),
             backbone=backbone,
             neck=neck,
-            projection=nn.Linear(width, channels),
+            projection=Linear(width, channels),
             rays=RayPositions(self.ray_region, self.depths, channels),
             cells=RigSine(channels) if self.cells == "rig" else ViewSine(channels),
             queries=PointQueries(

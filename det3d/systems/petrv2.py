@@ -63,6 +63,7 @@ from detr2d.config import SystemConfig
 from detr2d.criterion import SetCriterion
 from detr2d.decoder import DecoderLayer, class_head, refine
 from detr2d.images import VOVNET_BGR, Normalization, Standardization
+from detr2d.linear import Linear
 from detr2d.losses import FocalClasses
 from detr2d.queries import PointQueries
 from detr2d.structures import (
@@ -278,7 +279,7 @@ class PETRv2Config(SystemConfig):
             normalize=self.images.build(),
             backbone=backbone,
             neck=CPFPN(backbone.out_channels, channels),
-            projection=nn.Linear(channels, channels),
+            projection=Linear(channels, channels),
             rays=RayPositions(self.ray_region, self.depths, channels),
             guide=FeatureGate(channels),
             cells=RigSine(channels) if self.cells == "rig" else ViewSine(channels),

@@ -1,4 +1,4 @@
-"""Deformable convolution with modulation (DCNv2), on torchvision's kernel."""
+"""Deformable convolution with modulation (DCNv2); on CUDA, torchvision's kernel."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from detr2d.ops.deformable_convolution import convolve_deformed
 from detr2d.structures import at_least_float32
 
 
@@ -31,18 +32,49 @@ class ModulatedDeformConv2d(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps (N, C_out, H / stride, W / stride) of maps (N, C_in, H, W), in their type.
+        """Maps (N, C_out, H / stride, W / stride) of maps (N, C_in, H, W), in their type."""
+        return deform(features, self.conv_offset(features), self.weight, self.stride)
 
-        At least float32 inside: the kernel knows no bfloat16.
-        """
-        offsets, weights = at_least_float32(self.conv_offset(features)).split((18, 9), dim=1)
-        with torch.autocast(features.device.type, enabled=False):
-            found = deform_conv2d(
-                at_least_float32(features),
-                offsets,
-                at_least_float32(self.weight),
-                stride=self.stride,
-                padding=1,
-                mask=weights.sigmoid(),
-            )
-        return found.to(features.dtype)
+    def with_norm(self, scale: Tensor, shift: Tensor) -> NormedDeformConv2d:
+        """The same times ``scale`` (C_out,) plus ``shift`` (C_out,) and a ReLU, for inference."""
+        return NormedDeformConv2d(self, scale, shift)
+
+
+class NormedDeformConv2d(nn.Module):
+    """A ``ModulatedDeformConv2d`` with the fixed norm that followed it and a ReLU; no gradients."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, plain: ModulatedDeformConv2d, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.stride, self.conv_offset = plain.stride, plain.conv_offset
+        weight = plain.weight.detach().to(scale) * scale.view(-1, 1, 1, 1)
+        self.register_buffer("weight", weight.to(plain.weight))
+        self.register_buffer("bias", shift.detach().to(plain.weight).view(-1, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps (N, C_out, H / stride, W / stride) of maps (N, C_in, H, W), in their type."""
+        found = deform(features, self.conv_offset(features), self.weight, self.stride)
+        return found.add_(self.bias).relu_()
+
+
+def deform(features: Tensor, moves: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    """Deformable convolution of features (N, C, H, W), in their type, with a kernel (C', C, 3, 3).
+
+    moves (N, 27, H', W'): offsets and weights before the sigmoid, see ``ModulatedDeformConv2d``.
+    """
+    offsets, weights = at_least_float32(moves).split((18, 9), dim=1)
+    with torch.autocast(features.device.type, enabled=False):
+        if features.device.type == "cpu":
+            return convolve_deformed(features, offsets, weights.sigmoid(), kernel, stride)
+        return deform_plain(features, offsets, weights.sigmoid(), kernel, stride)
+
+
+def deform_plain(
+    features: Tensor, offsets: Tensor, weights: Tensor, kernel: Tensor, stride: int
+) -> Tensor:
+    """The definition: torchvision's kernel, which knows no bfloat16."""
+    exact, matrix = at_least_float32(features), at_least_float32(kernel)
+    found = deform_conv2d(exact, offsets, matrix, stride=stride, padding=1, mask=weights)
+    return found.to(features.dtype)

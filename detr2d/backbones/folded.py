@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detr2d.backbones.batch_norm import is_plain, scale_and_shift
 from detr2d.ops.convolution import Window, convolve
 from detr2d.structures import FeaturePyramid
 
@@ -84,8 +85,7 @@ def fold_convolution(convolution: Any, norm: Any, *, relu: bool) -> FoldedConvol
     ``norm`` is a batch norm with fixed statistics (frozen, or in evaluation mode). The product is
     formed in float64, so that folding rounds once.
     """
-    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
-    shift = norm.bias.double() - norm.running_mean.double() * scale
+    scale, shift = scale_and_shift(norm, torch.float64)
     weight = convolution.weight.double() * scale.view(-1, 1, 1, 1)
     window = Window(convolution.stride, convolution.padding, convolution.dilation)
     dtype = convolution.weight.dtype
@@ -93,19 +93,24 @@ def fold_convolution(convolution: Any, norm: Any, *, relu: bool) -> FoldedConvol
 
 
 def fold_block(block: Any) -> nn.Module:
-    """The folded form of a torchvision residual block.
+    """The folded form of a residual block.
 
-    A block with another kind of convolution (deformable, grouped) is returned as it is.
+    A block with another kind of convolution (grouped) is returned as it is.
     """
-    steps = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
-    if hasattr(block, "conv3"):
-        steps.append((block.conv3, block.bn3))
-    if any(type(conv) is not nn.Conv2d or conv.groups != 1 for conv, _ in steps):
+    steps = list(block.steps())
+    if not all(is_plain(conv) or hasattr(conv, "with_norm") for conv, _ in steps):
         return block
     shortcut: nn.Module = nn.Identity()
     if block.downsample is not None:
         shortcut = fold_convolution(*block.downsample, relu=False)
-    return FoldedBlock([fold_convolution(*step, relu=True) for step in steps], shortcut)
+    return FoldedBlock([fold_step(*step) for step in steps], shortcut)
+
+
+def fold_step(convolution: Any, norm: Any) -> nn.Module:
+    """The folded form of a convolution, plain or deformable, its norm and a ReLU."""
+    if is_plain(convolution):
+        return fold_convolution(convolution, norm, relu=True)
+    return convolution.with_norm(*scale_and_shift(norm, torch.float64))
 
 
 def fold_resnet(backbone: Any) -> FoldedResNet:

@@ -8,27 +8,29 @@ from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.ops import FrozenBatchNorm2d
 
-from detr2d.backbones.batch_norm import BatchNorm2d
-from detr2d.backbones.bottleneck import (
-    CaffeBottleneck,
+from detr2d.backbones.batch_norm import BatchNorm2d, FrozenBatchNorm2d, convolve_norm
+from detr2d.backbones.deformable_conv import ModulatedDeformConv2d
+from detr2d.backbones.folded import FoldedResNet, fold_resnet
+from detr2d.backbones.residual import (
+    EXPANSION,
+    NormLayer,
+    basic_block,
+    bottleneck,
+    caffe_bottleneck,
     deformable_convolution,
     plain_convolution,
 )
-from detr2d.backbones.deformable_conv import ModulatedDeformConv2d
-from detr2d.backbones.folded import FoldedResNet, fold_resnet
 from detr2d.structures import FeaturePyramid
 
-NormLayer = Callable[[int], nn.Module]
+Block = Callable[..., nn.Module]
 
-BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
-    10: (BasicBlock, (1, 1, 1, 1)),
-    18: (BasicBlock, (2, 2, 2, 2)),
-    34: (BasicBlock, (3, 4, 6, 3)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-    101: (Bottleneck, (3, 4, 23, 3)),
+BLOCKS: dict[int, tuple[Block, tuple[int, int, int, int]]] = {
+    10: (basic_block, (1, 1, 1, 1)),
+    18: (basic_block, (2, 2, 2, 2)),
+    34: (basic_block, (3, 4, 6, 3)),
+    50: (bottleneck, (3, 4, 6, 3)),
+    101: (bottleneck, (3, 4, 23, 3)),
 }
 
 
@@ -58,29 +60,30 @@ class ResNet(nn.Module):
         if depth not in BLOCKS:
             raise ValueError(f"ResNet depth must be one of {sorted(BLOCKS)}, got {depth}")
         block, repeats = BLOCKS[depth]
-        if dilate_last and block is BasicBlock:
+        basic = block is basic_block
+        expansion = 1 if basic else EXPANSION
+        if dilate_last and basic:
             raise ValueError(f"ResNet-{depth} cannot be dilated: it has no bottleneck blocks")
-        if layout == "caffe" and (block is BasicBlock or dilate_last):
+        if layout == "caffe" and (basic or dilate_last):
             raise ValueError("the caffe layout is for undilated bottlenecks (depth 50 or 101)")
         if deformable_stages and layout != "caffe":
             raise ValueError(f"deformable stages {deformable_stages} need the caffe layout")
         self.out_stages = tuple(out_stages)
-        self.out_channels = tuple(widths[stage - 1] * block.expansion for stage in out_stages)
+        self.out_channels = tuple(widths[stage - 1] * expansion for stage in out_stages)
         self.conv1 = nn.Conv2d(3, widths[0], 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(widths[0])
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = widths[0]
         for stage, (width, repeat) in enumerate(zip(widths, repeats, strict=True), start=1):
             dilation = 2 if dilate_last and stage == 4 else 1
             stride = 1 if stage == 1 or dilation == 2 else 2
-            make: Callable[..., nn.Module] = block
+            make = block
             if layout == "caffe":
                 spatial = (
                     deformable_convolution if stage in deformable_stages else plain_convolution
                 )
-                make = partial(CaffeBottleneck, spatial=spatial)
-            after = width * block.expansion
+                make = partial(caffe_bottleneck, spatial=spatial)
+            after = width * expansion
             options = {"dilation": 2} if dilation == 2 else {}
             layers = _stage(make, channels, width, after, repeat, stride, norm, options)
             self.add_module(f"layer{stage}", layers)
@@ -94,7 +97,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> FeaturePyramid:
         """Features (N, C_s, H / stride, W / stride) of the chosen stages of images (N, 3, H, W)."""
-        features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = self.maxpool(convolve_norm(self.conv1, self.bn1, images))
         outputs = []
         for stage in range(1, max(self.out_stages) + 1):
             features = self.get_submodule(f"layer{stage}")(features)
@@ -108,7 +111,7 @@ class ResNet(nn.Module):
 
 
 def _stage(
-    block: Callable[..., nn.Module],
+    block: Block,
     channels: int,
     width: int,
     out_channels: int,
@@ -123,8 +126,8 @@ def _stage(
     if stride != 1 or channels != out_channels:
         projection = nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False)
         shortcut = nn.Sequential(projection, norm(out_channels))
-    blocks = [block(channels, width, stride, shortcut, norm_layer=norm)]
-    blocks += [block(out_channels, width, norm_layer=norm, **options) for _ in range(repeat - 1)]
+    blocks = [block(channels, width, stride, shortcut, norm)]
+    blocks += [block(out_channels, width, 1, None, norm, **options) for _ in range(repeat - 1)]
     return nn.Sequential(*blocks)
 
 

@@ -13,30 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detr2d.backbones.batch_norm import FixedStatisticsNorm, convolve_norm
+from detr2d.backbones.folded import FoldedConvolution, fold_convolution
 from detr2d.structures import FeaturePyramid
 
 NormLayer = Callable[[int], nn.Module]
-
-
-class FixedStatisticsNorm(nn.Module):
-    """Batch norm that always uses its stored statistics and trains only its scale and shift."""
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Normalised maps (N, C, H, W)."""
-        return F.batch_norm(
-            features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
 
 
 class ConvNorm(nn.Module):
@@ -54,7 +35,11 @@ class ConvNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (N, C_out, H / stride, W / stride) of maps (N, C_in, H, W)."""
-        return F.relu(self.norm(self.conv(features)), inplace=True)
+        return convolve_norm(self.conv, self.norm, features)
+
+    def folded(self) -> FoldedConvolution:
+        """The same for inference, without a norm."""
+        return fold_convolution(self.conv, self.norm, relu=True)
 
 
 class ChannelGate(nn.Module):

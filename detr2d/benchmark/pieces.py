@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from detr2d.attention import DenseAttention, Memory
+from detr2d.backbones.deformable_conv import deform
 from detr2d.benchmark.detection import without_gradients
 from detr2d.benchmark.measure import Case, Contender, Duel, Setup
+from detr2d.benchmark.plain import with_plain_operators
 from detr2d.data.coco_files import read_coco
 from detr2d.evaluation.coco import ground_truth, official_figures, write_json
 
@@ -68,6 +70,46 @@ def _rounded(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
             return run()
 
     return program
+
+
+def deformed_duels(setup: Setup) -> Iterator[Duel]:
+    """A deformable 3 x 3 convolution of one image: ours against torchvision's kernel."""
+    for channels, height, width in ((256, 58, 100), (512, 16, 44)):
+        torch.manual_seed(0)
+        features = torch.randn(1, channels, height, width, device=setup.device)
+        features = features.contiguous(memory_format=torch.channels_last)
+        moves = torch.randn(1, 27, height, width, device=setup.device)
+        kernel = torch.randn(channels, channels, 3, 3, device=setup.device) / (9 * channels) ** 0.5
+        inputs = (features, moves, kernel)
+
+        def forward(kind: torch.dtype, inputs: Any = inputs) -> Callable[[], Tensor]:
+            features, moves, kernel = inputs
+            rounded = features.to(kind)
+            return without_gradients(lambda: deform(rounded, moves, kernel, 1))
+
+        def step(inputs: Any = inputs) -> tuple[Tensor, ...]:
+            leaves = features, moves, kernel = [t.detach().requires_grad_() for t in inputs]
+            found = deform(features, moves, kernel, 1)
+            return found.detach(), *torch.autograd.grad(found.sum(), leaves)
+
+        setting, exact = f"{channels} x {height} x {width}", forward(torch.float32)
+        yield Duel(
+            f"{setting}, forward",
+            ours=(
+                Contender("float32", exact, _output),
+                Contender("bfloat16", forward(torch.bfloat16), _output, 0.1),
+            ),
+            peers=(Contender("torchvision float32", with_plain_operators(exact), _output),),
+        )
+        yield Duel(
+            f"{setting}, forward + backward",
+            ours=(Contender("float32", step, _outputs),),
+            peers=(Contender("torchvision float32", with_plain_operators(step), _outputs),),
+        )
+
+
+def _outputs(tensors: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+    return dict(zip(("maps", "d features", "d moves", "d kernel"), tensors, strict=True))
 
 
 def coco_duels(setup: Setup) -> Iterator[Duel]:
@@ -140,5 +182,6 @@ def noise_coco(
 
 CASES = (
     Case("op.xattn", "cross-attention of 900 queries", attention_duels),
+    Case("op.dcnv2", "deformable convolution of one image", deformed_duels),
     Case("eval.coco", "official COCO box figures", coco_duels),
 )

@@ -23,7 +23,7 @@ CHUNK = 2**16  # points whose cells are computed at once: about what a core's ca
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """Where the cells of all levels lie in a table with borders.
 
     width, height, stride, first (K,), one entry for each of the heads * levels * points = K points
@@ -40,7 +40,7 @@ class _Grid:
 
 
 @dataclass(frozen=True)
-class _Places:
+class Places:
     """Where n queries look.
 
     row (n, K) int32: the upper left one of four cells; right, down (n, K): the part of the way to
@@ -57,13 +57,13 @@ def deformable_sampling(
     value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """Weighted sums (B, Q, heads * D); ``sizes``: height, width of each level in one list."""
-    table, grid = _prepare(value, sizes, locations)
+    table, grid = pad_maps(value, sizes, locations.shape[4])
     sums = table.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3])
     for image, rows in enumerate(table):
         for chunk in _chunks(grid, locations.shape[1]):
             places = _locate(locations[image, chunk].to(table), grid)
-            index, share = _empty_entries(len(places.row), grid)
-            _fill_entries(index, share, places, weights[image, chunk].to(table), grid)
+            index, share = empty_entries(len(places.row), grid)
+            fill_entries(index, share, places, weights[image, chunk].to(table), grid)
             bags = F.embedding_bag(index, rows, mode="sum", per_sample_weights=share)
             sums[image, chunk] = bags.view(-1, sums.shape[-1])
     return sums.to(value.dtype)
@@ -76,24 +76,25 @@ def deformable_sampling_backward(
     gradient: Tensor, value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of values, locations and weights, from that of the sums (B, Q, heads * D)."""
-    table, grid = _prepare(value, sizes, locations)
+    table, grid = pad_maps(value, sizes, locations.shape[4])
     num_queries, channels = locations.shape[1], value.shape[3]
     to_table = torch.empty_like(table)
     to_locations, to_weights = torch.empty_like(locations), torch.empty_like(weights)
-    index, share = _empty_entries(num_queries, grid)
+    index, share = empty_entries(num_queries, grid)
     for image, rows in enumerate(table):
         bags = gradient[image].to(table).reshape(-1, channels)
         for chunk in _chunks(grid, num_queries):
             places = _locate(locations[image, chunk].to(table), grid)
             some = slice(chunk.start * grid.heads, chunk.stop * grid.heads)
             weight = weights[image, chunk].to(table)
-            _fill_entries(index[some], share[some], places, weight, grid)
-            to_share = _products(bags[some], index[some], rows)
-            found = _chain(to_share, places, weight.flatten(1), grid)
+            fill_entries(index[some], share[some], places, weight, grid)
+            to_share = products(bags[some], index[some], rows)
+            found = chain(to_share, places, weight.flatten(1))
+            steps = found[1] * torch.stack([grid.width, grid.height], -1)
             to_weights[image, chunk] = found[0].view(weight.shape)
-            to_locations[image, chunk] = found[1].view(*weight.shape, 2)
-        to_table[image] = _scatter(bags, index, share, len(rows))
-    return _crop(to_table, grid).to(value.dtype), to_locations, to_weights
+            to_locations[image, chunk] = steps.view(*weight.shape, 2)
+        to_table[image] = scatter(bags, index, share, len(rows))
+    return unpad_maps(to_table, grid).to(value.dtype), to_locations, to_weights
 
 
 @deformable_sampling.register_fake
@@ -124,32 +125,37 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]
 deformable_sampling.register_autograd(_backward, setup_context=_save)
 
 
-def _prepare(value: Tensor, sizes: Sequence[int], locations: Tensor) -> tuple[Tensor, _Grid]:
-    """Table (B, cells * heads, D) of maps with borders, at least in float32, and its layout."""
+def pad_maps(
+    value: Tensor, sizes: Sequence[int], points: int, kind: torch.dtype | None = None
+) -> tuple[Tensor, Grid]:
+    """Table (B, cells * heads, D) of maps with borders, and its layout for so many points.
+
+    ``kind`` is the table's type, by default the values', at least float32.
+    """
     pairs = list(zip(sizes[::2], sizes[1::2], strict=True))
-    _, _, heads, levels, points, _ = locations.shape
+    heads, levels = value.shape[2], len(pairs)
     first, columns = 0, []
     for height, width in pairs:
         columns.append((width, height, (width + 2) * heads, first * heads))
         first += (height + 2) * (width + 2)
-    kind = torch.promote_types(value.dtype, torch.float32)
-    table = value.new_zeros(value.shape[0], first, *value.shape[2:], dtype=kind)
+    exact = torch.promote_types(value.dtype, torch.float32)
+    table = value.new_zeros(value.shape[0], first, *value.shape[2:], dtype=kind or exact)
     for inner, level in _inner_cells(table, value, pairs):
         inner.copy_(level)
     layout = torch.tensor(columns).repeat_interleave(points, 0).repeat(heads, 1)  # (K, 4)
     head = torch.arange(heads).repeat_interleave(levels * points)
-    grid = _Grid(
+    grid = Grid(
         sizes=pairs,
         heads=heads,
-        width=layout[:, 0].to(kind),
-        height=layout[:, 1].to(kind),
+        width=layout[:, 0].to(exact),
+        height=layout[:, 1].to(exact),
         stride=layout[:, 2].int(),
         first=(layout[:, 3] + head).int(),
     )
     return table.flatten(1, 2), grid
 
 
-def _crop(table: Tensor, grid: _Grid) -> Tensor:
+def unpad_maps(table: Tensor, grid: Grid) -> Tensor:
     """Values (B, N, heads, D) inside the borders of a table (B, cells * heads, D)."""
     table = table.unflatten(1, (-1, grid.heads))
     num_tokens = sum(height * width for height, width in grid.sizes)
@@ -170,31 +176,33 @@ def _inner_cells(
         yield inner, level.unflatten(1, (height, width))
 
 
-def _chunks(grid: _Grid, num_queries: int) -> list[slice]:
+def _chunks(grid: Grid, num_queries: int) -> list[slice]:
     step = max(1, CHUNK // len(grid.first))
     return [slice(at, min(at + step, num_queries)) for at in range(0, num_queries, step)]
 
 
-def _locate(locations: Tensor, grid: _Grid) -> _Places:
+def _locate(locations: Tensor, grid: Grid) -> Places:
     """Places of locations (n, heads, levels, points, 2)."""
     x, y = locations.flatten(1, 3).unbind(-1)
-    x, y = x * grid.width + 0.5, y * grid.height + 0.5  # in cells; the border's centre is 0
+    return find_cells(x * grid.width + 0.5, y * grid.height + 0.5, grid)
+
+
+def find_cells(x: Tensor, y: Tensor, grid: Grid) -> Places:
+    """Places of points (n, K) in cells: the centre of a border's first cell is 0, 0."""
     # Unlike clamp, fmin and fmax give NaN a cell too; it goes on through the parts instead.
     column = torch.fmin(torch.fmax(x.floor(), x.new_zeros(())), grid.width)
     line = torch.fmin(torch.fmax(y.floor(), y.new_zeros(())), grid.height)
     row = grid.first + line.int() * grid.stride + column.int() * grid.heads
-    return _Places(row, x - column, y - line)
+    return Places(row, x - column, y - line)
 
 
-def _empty_entries(num_queries: int, grid: _Grid) -> tuple[Tensor, Tensor]:
+def empty_entries(num_queries: int, grid: Grid) -> tuple[Tensor, Tensor]:
     """Room for the rows, int32, and shares of all bags: (n * heads, 4 * levels * points) each."""
     shape = (num_queries * grid.heads, 4 * len(grid.first) // grid.heads)
     return torch.empty(shape, dtype=torch.int32), torch.empty(shape, dtype=grid.width.dtype)
 
 
-def _fill_entries(
-    index: Tensor, share: Tensor, places: _Places, weight: Tensor, grid: _Grid
-) -> None:
+def fill_entries(index: Tensor, share: Tensor, places: Places, weight: Tensor, grid: Grid) -> None:
     """Write the four cells of every point and their shares of its weight."""
     cells, parts = index.unflatten(1, (4, -1)), share.unflatten(1, (4, -1))
     right, down = places.right.clamp(0, 1), places.down.clamp(0, 1)
@@ -210,7 +218,7 @@ def _fill_entries(
         parts[:, corner] = part.view(len(parts), -1)
 
 
-def _products(bags: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+def products(bags: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     """Gradients of shares (bags, entries): products of the bags' gradients and their rows."""
     starts = torch.arange(0, index.numel() + 1, index.shape[1], dtype=torch.int32)
     with warnings.catch_warnings():
@@ -222,7 +230,7 @@ def _products(bags: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     return found.values().view(index.shape)
 
 
-def _scatter(bags: Tensor, index: Tensor, share: Tensor, num_rows: int) -> Tensor:
+def scatter(bags: Tensor, index: Tensor, share: Tensor, num_rows: int) -> Tensor:
     """Gradient (num_rows, D) of the table: to each row, its shares of the bags' gradients."""
     starts = torch.arange(0, index.numel() + 1, index.shape[1], dtype=torch.int32)
     entries = (share.flatten().numpy(), index.flatten().numpy(), starts.numpy())
@@ -230,14 +238,14 @@ def _scatter(bags: Tensor, index: Tensor, share: Tensor, num_rows: int) -> Tenso
     return torch.from_numpy(product)
 
 
-def _chain(to_share: Tensor, places: _Places, weight: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
-    """Gradients of weights (n, K) and of locations (n, K, 2), from those of the shares."""
+def chain(to_share: Tensor, places: Places, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of weights (n, K) and of points in cells (n, K, 2), from those of the shares."""
     corners = to_share.unflatten(1, (4, -1)).unbind(1)
     upper_left, upper_right, lower_left, lower_right = (c.reshape(weight.shape) for c in corners)
     right, down = places.right.clamp(0, 1), places.down.clamp(0, 1)
     upper_step, lower_step = upper_right - upper_left, lower_right - lower_left
     upper, lower = upper_left + right * upper_step, lower_left + right * lower_step
     across, along = lower - upper, upper_step + down * (lower_step - upper_step)
-    to_x = weight * grid.width * along * (places.right == right)
-    to_y = weight * grid.height * across * (places.down == down)
+    to_x = weight * along * (places.right == right)
+    to_y = weight * across * (places.down == down)
     return upper + down * across, torch.stack([to_x, to_y], dim=-1)

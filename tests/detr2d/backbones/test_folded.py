@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from detr2d.backbones.deformable_conv import ModulatedDeformConv2d
 from detr2d.backbones.folded import FoldedConvolution
 from detr2d.backbones.resnet import ResNet, ResNetConfig
 
@@ -25,6 +26,8 @@ def make_backbone(**settings: Any) -> ResNet:
                 (module.bias, -0.3, 0.3),
             ):
                 nn.init.uniform_(tensor, low, high)
+        if isinstance(module, ModulatedDeformConv2d):
+            nn.init.normal_(module.conv_offset.bias)
     return built
 
 
@@ -36,6 +39,7 @@ def make_backbone(**settings: Any) -> ResNet:
         {"depth": 50},
         {"depth": 50, "dilate_last": True},
         {"depth": 50, "out_stages": (2, 3)},
+        {"depth": 50, "layout": "caffe", "deformable_stages": (3, 4)},
     ],
     ids=str,
 )

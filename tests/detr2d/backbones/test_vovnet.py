@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from detr2d.backbones.vovnet import AggregationBlock, ChannelGate, FixedStatisticsNorm, VoVNetConfig
+from detr2d.backbones.batch_norm import FixedStatisticsNorm
+from detr2d.backbones.vovnet import AggregationBlock, ChannelGate, VoVNetConfig
 
 SMALL = VoVNetConfig(
     widths=(4, 4, 6, 6), channels=(8, 12, 16, 20), repeats=(1, 2, 1, 2), depth=2, stem=4,

@@ -69,3 +69,55 @@ def test_a_compiled_program_takes_the_fused_step_whole() -> None:
         found = step(images, weight, bias, Window(padding=(1, 1)), added=added)
         expected = convolve(images, weight, bias, Window(padding=(1, 1)), added=added)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("relu", [True, False])
+def test_gradients_are_those_of_the_definition(
+    window: Window, dtype: torch.dtype, relu: bool
+) -> None:
+    leaves = [tensor.requires_grad_() for tensor in inputs(window, dtype)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in leaves]
+    found = convolve(*leaves[:3], window, added=leaves[3], relu=relu)
+    expected = convolve_plain(*exact[:3], window, added=exact[3], relu=relu)
+    away = torch.randn_like(found) * (expected.abs() > 0.05)  # where rounding moves no sign
+    found.backward(away)
+    expected.backward(away.double())
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 0.1}[dtype]
+    for ours, theirs in zip(leaves, exact, strict=True):
+        assert ours.grad is not None and theirs.grad is not None and ours.grad.dtype == dtype
+        torch.testing.assert_close(
+            ours.grad.double(), theirs.grad, rtol=tolerance, atol=tolerance * theirs.grad.std()
+        )
+
+
+def test_one_large_tap_has_the_gradients_of_the_definition() -> None:
+    images = torch.randn(2, 64, 24, 24).contiguous(memory_format=torch.channels_last)
+    weight, bias, away = torch.randn(96, 64, 1, 1), torch.randn(96), torch.randn(2, 96, 24, 24)
+    leaves = [tensor.requires_grad_() for tensor in (images, weight, bias)]
+    found = torch.autograd.grad(convolve(*leaves, Window(), relu=False), leaves, away)
+    expected = torch.autograd.grad(convolve_plain(*leaves, Window(), relu=False), leaves, away)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_only_what_is_asked_for_is_differentiated() -> None:
+    images, weight, bias, added = inputs(WINDOWS[0], torch.float32)
+    convolve(images, weight, bias.requires_grad_(), WINDOWS[0], added=added).sum().backward()
+    assert bias.grad is not None and images.grad is None and weight.grad is None
+
+
+def test_a_training_step_notices_nan() -> None:
+    images, weight, bias, _ = inputs(WINDOWS[2], torch.float32)
+    images[1, 3, 4, 4] = torch.nan
+    found = convolve(images, weight.requires_grad_(), bias, WINDOWS[2])
+    assert bool(found[1].isnan().any()) and not bool(found[0].isnan().any())
+
+
+def test_no_image_at_all_has_no_output_and_zero_gradients() -> None:
+    images, weight, bias, _ = inputs(WINDOWS[2], torch.float32)
+    found = convolve(images[:0], weight.requires_grad_(), bias, WINDOWS[2])
+    found.sum().backward()
+    assert found.shape == (0, 24, 19, 14)
+    assert weight.grad is not None and not bool(weight.grad.any())
