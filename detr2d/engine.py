@@ -39,6 +39,7 @@ from detr2d.config import (
     user_errors,
 )
 from detr2d.data.order import EpochBatches, EpochDataset, mix_seed
+from detr2d.host import set_up_host
 from detr2d.inference import join_processes, with_precision
 from detr2d.log import RunLog, Window, restore_window
 from detr2d.nonfinite import RunningStatistics, first_not_finite, read_numbers, save_replay
@@ -305,8 +306,7 @@ def fit(experiment: Experiment, *, resume: bool = False, stop_after: int | None 
             f"{work_dir} already holds a run ({states[-1].name}): continue it with --resume, "
             "or choose another --work-dir"
         )
-    if train.threads:
-        torch.set_num_threads(train.threads)
+    set_up_host(train.threads)
     training = Training(experiment)
     if states:
         training.resume()

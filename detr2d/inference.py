@@ -25,6 +25,7 @@ from detr2d.config import (
     to_json,
     user_errors,
 )
+from detr2d.host import set_up_host
 from detr2d.stopping import signals_held
 from detr2d.structures import Predictions, map_tensors
 
@@ -95,8 +96,7 @@ def evaluate(experiment: Experiment, checkpoint: Path, output_dir: Path | None =
     FloatingPointError that names the samples whose predictions are not finite.
     """
     train = experiment.train
-    if train.threads:
-        torch.set_num_threads(train.threads)
+    set_up_host(train.threads)
     accelerator = join_processes()
     with user_errors():
         model = load_model(experiment, checkpoint)
