@@ -78,7 +78,7 @@ def convolve_norm(
     order of the published code is kept, whose rounding small networks amplify.
     """
     kind, dtype = features.device.type, features.dtype
-    if torch.is_autocast_enabled(kind):
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
     fixed = getattr(norm, "fixed_statistics", False) and is_plain(convolution)
     if not fixed or dtype.itemsize > 2:
