@@ -46,7 +46,7 @@ experiment = Experiment(
         evaluation_annotations="world/coco/annotations/instances_mini_val.json",
         classes=DETECTION_CLASSES,
         skip_empty=True,
-        repeat_threshold=0.5,
+        repeat_threshold=0.44,
         resolution=Resolution(
             shortest=256, longest=448, training_shortest=(256,), crop_probability=0.0
         ),
