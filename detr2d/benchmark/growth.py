@@ -157,7 +157,7 @@ def _described(curve: Curve, unit: float) -> Iterator[str]:
     yield _listed([cost / unit for cost in curve.costs])
     yield f"{curve.exponent:.2f}"
     names = {0: "", 1: " n", 2: " n²"}
-    pairs = zip("abc", curve.powers, strict=False)
+    pairs = zip("abc"[: len(curve.powers)], curve.powers, strict=True)
     yield " + ".join(f"{share}{names[power]}" for share, power in pairs)
     yield f"{curve.off:.0%}"
 
