@@ -19,14 +19,15 @@ from detr2d.ops.matrix import linear
 from detr2d.ops.sampling_cpu import (
     Grid,
     Places,
+    bordered_tables,
     chain,
+    copy_inner_cells,
     empty_entries,
     fill_entries,
     find_cells,
-    pad_maps,
+    lay_out,
     products,
     scatter,
-    unpad_maps,
 )
 
 TAPS = 9
@@ -56,10 +57,11 @@ class _Deformed(torch.autograd.Function):
         ctx.save_for_backward(features, offsets, weights, kernel)
         ctx.stride = stride
         matrix = _matrix(kernel).to(features.dtype)
-        table, grid = pad_maps(_tokens(features), [*features.shape[2:]], 1, features.dtype)
+        tokens = _tokens(features)
+        grid = lay_out(tokens, [*features.shape[2:]], 1)
         num_pixels = offsets.shape[2] * offsets.shape[3]
         found = features.new_empty(len(features), num_pixels, len(kernel))
-        for image, rows in enumerate(table):
+        for image, rows in enumerate(bordered_tables(tokens, grid, features.dtype)):
             shares = weights[image].flatten(1).t()  # (P, 9)
             for some, places in _places(offsets[image], stride, grid):
                 index, share = empty_entries(len(places.row), grid)
@@ -73,11 +75,12 @@ class _Deformed(torch.autograd.Function):
         features, offsets, weights, kernel = ctx.saved_tensors
         kind = torch.promote_types(features.dtype, torch.float32)
         matrix = _matrix(kernel).to(kind)
-        table, grid = pad_maps(_tokens(features), [*features.shape[2:]], 1, kind)
-        to_table, to_matrix = torch.empty_like(table), torch.zeros_like(matrix)
+        tokens = _tokens(features)
+        grid = lay_out(tokens, [*features.shape[2:]], 1)
+        to_tokens, to_matrix = tokens.new_empty(tokens.shape), torch.zeros_like(matrix)
         to_offsets, to_weights = torch.empty_like(offsets), torch.empty_like(weights)
         gradients = gradient.to(kind)  # (N, P, C_out)
-        for image, rows in enumerate(table):
+        for image, rows in enumerate(bordered_tables(tokens, grid, kind)):
             shares = weights[image].flatten(1).t()
             index, share = empty_entries(TAPS * shares.shape[0], grid)
             to_columns = rows.new_empty(TAPS * shares.shape[0], rows.shape[1])
@@ -93,11 +96,10 @@ class _Deformed(torch.autograd.Function):
                 # chain gives (horizontal, vertical), offsets come the other way round
                 moved = for_places.flip(-1).view(-1, 2 * TAPS)
                 to_offsets[image].flatten(1)[:, pixels] = moved.t()
-            to_table[image] = scatter(to_columns, index, share, len(rows))
-        to_features = unpad_maps(to_table, grid)[:, :, 0].to(features.dtype)
+            copy_inner_cells(scatter(to_columns, index, share, len(rows)), to_tokens[image], grid)
         to_kernel = to_matrix.unflatten(1, (3, 3, -1)).permute(0, 3, 1, 2).to(kernel.dtype)
         return (
-            to_features.transpose(1, 2).unflatten(2, features.shape[2:]),
+            to_tokens[:, :, 0].transpose(1, 2).unflatten(2, features.shape[2:]),
             to_offsets,
             to_weights,
             to_kernel,

@@ -4,7 +4,8 @@ Sampling and summing is one sparse product: a row for each query and head holds 
 four cells around each of its points. Forward it is an ``embedding_bag``; the gradient of the shares
 is a ``sampled_addmm``, and that of the values the transposed product, which scipy scatters without
 writing out the updates first. A border of zeros around each map stands for everything outside, so
-that nothing has to be masked.
+that nothing has to be masked; one table serves the images one after the other and stays in the
+cache.
 """
 
 from __future__ import annotations
@@ -57,13 +58,14 @@ def deformable_sampling(
     value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """Weighted sums (B, Q, heads * D); ``sizes``: height, width of each level in one list."""
-    table, grid = pad_maps(value, sizes, locations.shape[4])
-    sums = table.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3])
-    for image, rows in enumerate(table):
+    grid = lay_out(value, sizes, locations.shape[4])
+    kind = grid.width.dtype
+    sums = value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3], dtype=kind)
+    for image, rows in enumerate(bordered_tables(value, grid, kind)):
         for chunk in _chunks(grid, locations.shape[1]):
-            places = _locate(locations[image, chunk].to(table), grid)
+            places = _locate(locations[image, chunk].to(kind), grid)
             index, share = empty_entries(len(places.row), grid)
-            fill_entries(index, share, places, weights[image, chunk].to(table), grid)
+            fill_entries(index, share, places, weights[image, chunk].to(kind), grid)
             bags = F.embedding_bag(index, rows, mode="sum", per_sample_weights=share)
             sums[image, chunk] = bags.view(-1, sums.shape[-1])
     return sums.to(value.dtype)
@@ -76,25 +78,25 @@ def deformable_sampling_backward(
     gradient: Tensor, value: Tensor, sizes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of values, locations and weights, from that of the sums (B, Q, heads * D)."""
-    table, grid = pad_maps(value, sizes, locations.shape[4])
-    num_queries, channels = locations.shape[1], value.shape[3]
-    to_table = torch.empty_like(table)
+    grid = lay_out(value, sizes, locations.shape[4])
+    num_queries, channels, kind = locations.shape[1], value.shape[3], grid.width.dtype
+    to_value = value.new_empty(value.shape)
     to_locations, to_weights = torch.empty_like(locations), torch.empty_like(weights)
     index, share = empty_entries(num_queries, grid)
-    for image, rows in enumerate(table):
-        bags = gradient[image].to(table).reshape(-1, channels)
+    for image, rows in enumerate(bordered_tables(value, grid, kind)):
+        bags = gradient[image].to(kind).reshape(-1, channels)
         for chunk in _chunks(grid, num_queries):
-            places = _locate(locations[image, chunk].to(table), grid)
+            places = _locate(locations[image, chunk].to(kind), grid)
             some = slice(chunk.start * grid.heads, chunk.stop * grid.heads)
-            weight = weights[image, chunk].to(table)
+            weight = weights[image, chunk].to(kind)
             fill_entries(index[some], share[some], places, weight, grid)
             to_share = products(bags[some], index[some], rows)
             found = chain(to_share, places, weight.flatten(1))
             steps = found[1] * torch.stack([grid.width, grid.height], -1)
             to_weights[image, chunk] = found[0].view(weight.shape)
             to_locations[image, chunk] = steps.view(*weight.shape, 2)
-        to_table[image] = scatter(bags, index, share, len(rows))
-    return unpad_maps(to_table, grid).to(value.dtype), to_locations, to_weights
+        copy_inner_cells(scatter(bags, index, share, len(rows)), to_value[image], grid)
+    return to_value, to_locations, to_weights
 
 
 @deformable_sampling.register_fake
@@ -125,13 +127,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]
 deformable_sampling.register_autograd(_backward, setup_context=_save)
 
 
-def pad_maps(
-    value: Tensor, sizes: Sequence[int], points: int, kind: torch.dtype | None = None
-) -> tuple[Tensor, Grid]:
-    """Table (B, cells * heads, D) of maps with borders, and its layout for so many points.
-
-    ``kind`` is the table's type, by default the values', at least float32.
-    """
+def lay_out(value: Tensor, sizes: Sequence[int], points: int) -> Grid:
+    """Layout of a table of maps with borders, for so many points on each of the levels."""
     pairs = list(zip(sizes[::2], sizes[1::2], strict=True))
     heads, levels = value.shape[2], len(pairs)
     first, columns = 0, []
@@ -139,12 +136,9 @@ def pad_maps(
         columns.append((width, height, (width + 2) * heads, first * heads))
         first += (height + 2) * (width + 2)
     exact = torch.promote_types(value.dtype, torch.float32)
-    table = value.new_zeros(value.shape[0], first, *value.shape[2:], dtype=kind or exact)
-    for inner, level in _inner_cells(table, value, pairs):
-        inner.copy_(level)
     layout = torch.tensor(columns).repeat_interleave(points, 0).repeat(heads, 1)  # (K, 4)
     head = torch.arange(heads).repeat_interleave(levels * points)
-    grid = Grid(
+    return Grid(
         sizes=pairs,
         heads=heads,
         width=layout[:, 0].to(exact),
@@ -152,28 +146,33 @@ def pad_maps(
         stride=layout[:, 2].int(),
         first=(layout[:, 3] + head).int(),
     )
-    return table.flatten(1, 2), grid
 
 
-def unpad_maps(table: Tensor, grid: Grid) -> Tensor:
-    """Values (B, N, heads, D) inside the borders of a table (B, cells * heads, D)."""
-    table = table.unflatten(1, (-1, grid.heads))
-    num_tokens = sum(height * width for height, width in grid.sizes)
-    value = table.new_empty(table.shape[0], num_tokens, *table.shape[2:])
-    for inner, level in _inner_cells(table, value, grid.sizes):
+def bordered_tables(value: Tensor, grid: Grid, kind: torch.dtype) -> Iterator[Tensor]:
+    """A table (cells * heads, D) of type ``kind`` for each image, until the next is asked for."""
+    num_cells = sum((height + 2) * (width + 2) for height, width in grid.sizes)
+    table = value.new_zeros(num_cells * grid.heads, value.shape[3], dtype=kind)
+    for maps in value:
+        for inner, level in _inner_cells(table, maps, grid):
+            inner.copy_(level)
+        yield table
+
+
+def copy_inner_cells(table: Tensor, maps: Tensor, grid: Grid) -> None:
+    """Write to ``maps`` (N, heads, D) what a table (cells * heads, D) has inside its borders."""
+    for inner, level in _inner_cells(table, maps, grid):
         level.copy_(inner)
-    return value
 
 
-def _inner_cells(
-    table: Tensor, value: Tensor, sizes: list[tuple[int, int]]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views (B, H, W, heads, D) of every level in the table and in the values."""
-    bordered = table.split([(height + 2) * (width + 2) for height, width in sizes], dim=1)
-    plain = value.split([height * width for height, width in sizes], dim=1)
-    for around, level, (height, width) in zip(bordered, plain, sizes, strict=True):
-        inner = around.unflatten(1, (height + 2, width + 2))[:, 1:-1, 1:-1]
-        yield inner, level.unflatten(1, (height, width))
+def _inner_cells(table: Tensor, maps: Tensor, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views (H, W, heads, D) of every level in the table and in the maps of an image."""
+    bordered = table.unflatten(0, (-1, grid.heads)).split(
+        [(height + 2) * (width + 2) for height, width in grid.sizes]
+    )
+    plain = maps.split([height * width for height, width in grid.sizes])
+    for around, level, (height, width) in zip(bordered, plain, grid.sizes, strict=True):
+        inner = around.unflatten(0, (height + 2, width + 2))[1:-1, 1:-1]
+        yield inner, level.unflatten(0, (height, width))
 
 
 def _chunks(grid: Grid, num_queries: int) -> list[slice]:
