@@ -18,7 +18,7 @@ LARGEST = 6.0  # cells: the longer side of the objects that belong to the finest
 REACH = 1.5  # cells: how far from an object's centre its box is asked for
 BELL = (0.6, 2.5)  # cells: narrowest and widest deviation of an object's heat
 LEAST = 0.01  # heat below this is none
-CLASS_WEIGHT, BOX_WEIGHT, GIOU_WEIGHT = 1.5, 0.3, 0.6
+CLASS_WEIGHT, BOX_WEIGHT, GIOU_WEIGHT = 1.5, 0.2, 0.4
 
 
 class DenseLoss:

@@ -34,7 +34,7 @@ experiment = Experiment(
             encoder_layers=0,
             decoder_layers=2,
         ),
-        num_queries=100,
+        num_queries=64,
         refine_boxes=True,
         two_stage=True,
         images="standardized",
@@ -47,7 +47,7 @@ experiment = Experiment(
         evaluation_annotations="world/coco/annotations/instances_mini_val.json",
         classes=DETECTION_CLASSES,
         skip_empty=True,
-        repeat_threshold=0.44,
+        repeat_threshold=0.5,
         resolution=Resolution(
             shortest=256, longest=448, training_shortest=(256,), crop_probability=0.0
         ),
