@@ -27,14 +27,14 @@ from det3d.benchmark import growth as growth_3d
 from det3d.benchmark import loading as loading_3d
 from det3d.benchmark import pieces as pieces_3d
 from det3d.benchmark import systems
-from detr2d.benchmark import deformable, detection, growth, loading, pieces, training
+from detr2d.benchmark import deformable, detection, dino, growth, loading, pieces, training
 from detr2d.benchmark.growth import GrowthRow, growth_table, measure_growth
 from detr2d.benchmark.measure import Case, MismatchError, Row, Setup, run_case
 from detr2d.benchmark.report import describe_machine, describe_run, keep, make_table
 from detr2d.benchmark.subjects import read_peer_file
 from detr2d.config import UserError, one_line_errors, user_errors
 
-MODULES = (detection, deformable, training, pieces, loading, pieces_3d, loading_3d, systems)
+MODULES = (detection, deformable, dino, training, pieces, loading, pieces_3d, loading_3d, systems)
 CASES = {case.name: case for module in MODULES for case in module.CASES}
 GROWTHS = {growth.name: growth for growth in (*growth.GROWTHS, *growth_3d.GROWTHS)}
 SUMMARIES = {name: case.summary for name, case in (CASES | GROWTHS).items()}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from det3d import camera_sampling
 from det3d.benchmark.pieces import ring_rig
+from det3d.camera_gather import gather_all
 from det3d.cameras import CameraRig
 from det3d.data.nuscenes_index import DETECTION_CLASSES
 from det3d.geometry import Region
@@ -18,16 +21,16 @@ from det3d.ray_positions import Depths, RayPositions, RigSine, cell_corners, tok
 from det3d.structures import SceneBatch
 from det3d.systems.detr3d import DETR3DConfig
 from det3d.systems.petr import PETRConfig
-from detr2d.attention import DenseAttention, Memory
 from detr2d.backbones.resnet import ResNetConfig
 from detr2d.benchmark.detection import EXACT, ROUNDED, without_gradients
 from detr2d.benchmark.measure import Case, Contender, Duel, Setup
-from detr2d.benchmark.plain import with_plain_operators
-from detr2d.benchmark.subjects import randomize_norms
+from detr2d.benchmark.plain import PLAIN, with_plain_operators
+from detr2d.benchmark.steps import STEP_LIMITS, our_step, training_step
+from detr2d.benchmark.subjects import Subject, randomize_norms
 from detr2d.config import SystemConfig
 from detr2d.decoder import inverse_sigmoid
 from detr2d.inference import prepare_inference, round_weights
-from detr2d.structures import Predictions
+from detr2d.structures import Predictions, Targets
 
 PETR_REGION = Region((-61.2, -61.2, -10.0), (61.2, 61.2, 10.0))
 MAPS = (((512, 1408), (16, 44)), ((320, 800), (20, 50)), ((512, 1408), (32, 88)))
@@ -36,7 +39,8 @@ PETR_C5 = PETRConfig(
     backbone=ResNetConfig(depth=50, layout="caffe", deformable_stages=(3, 4), out_stages=(4,)),
     neck="none",
 )
-CAMERAS = 6
+CAMERAS, OBJECTS = 6, 30
+PLAIN_3D = (*PLAIN, (camera_sampling, "gather", gather_all))
 
 
 class PointByPoint(nn.Module):
@@ -78,24 +82,6 @@ class SinesByConvolution(nn.Module):
         """Embedding (B, V, H, W, C) of cells with padding (B, V, H, W), True outside."""
         maps = self.cells.sines(padding).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
         return as_convolutions(self.cells.adapt, maps).unflatten(0, padding.shape[:2])
-
-
-class WeighedAttention(nn.Module):
-    """``DenseAttention`` that also computes its weights, as the released decoders do."""
-
-    def __init__(self, plain: DenseAttention) -> None:
-        super().__init__()
-        self.plain = plain
-
-    def forward(
-        self, query: Tensor, query_pos: Tensor, reference: Tensor | None, memory: Memory
-    ) -> tuple[Tensor, None]:
-        """Update (B, Q, C) of queries (B, Q, C)."""
-        keys = memory.tokens + memory.positions
-        attended, _ = self.plain.attention(
-            query + query_pos, keys, memory.tokens, key_padding_mask=memory.padding
-        )
-        return self.plain.dropout(attended), None
 
 
 def as_convolutions(layers: nn.Sequential, maps: Tensor) -> Tensor:
@@ -152,14 +138,10 @@ def _positions(tensor: Tensor) -> Mapping[str, Tensor]:
     return {"positions": tensor}
 
 
-def noise_scene(canvas: tuple[int, int], device: torch.device) -> SceneBatch:
-    """Six images of random bytes around one place."""
-    images = torch.randint(0, 256, (1, CAMERAS, 3, *canvas), dtype=torch.uint8)
-    return SceneBatch(images=images, rig=ring_rig(CAMERAS, canvas), tokens=("noise",)).to(device)
-
-
-def random_state(system: SystemConfig) -> Mapping[str, Tensor]:
-    """Random weights of a system; norms get statistics, class heads answer to what they see.
+def make_scene_subject(
+    system: SystemConfig, canvas: tuple[int, int], device: torch.device
+) -> Subject[SceneBatch]:
+    """A system with random weights; norms get statistics, class heads answer to what they see.
 
     Boxes stay at their references: one that moves over the border of an image is seen or not by
     rounding, and programs could not be compared.
@@ -170,34 +152,39 @@ def random_state(system: SystemConfig) -> Mapping[str, Tensor]:
     for name, parameter in model.named_parameters():
         if "class_heads" in name and parameter.dim() == 2:
             nn.init.normal_(parameter, std=0.05)
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return Subject(
+        system=system,
+        classes=DETECTION_CLASSES,
+        state=state,
+        batch=noise_scene(canvas).to(device),
+        device=device,
+    )
 
 
-def trained(system: SystemConfig, state: Mapping[str, Tensor], device: torch.device) -> nn.Module:
-    """A new model with the weights ``state``, ready to predict."""
-    model = system.build(DETECTION_CLASSES)
-    model.load_state_dict(state)
-    return model.eval().requires_grad_(False).to(device)
+def noise_scene(canvas: tuple[int, int]) -> SceneBatch:
+    """Six images of random bytes around one place, and random objects there."""
+    images = torch.randint(0, 256, (1, CAMERAS, 3, *canvas), dtype=torch.uint8)
+    centres = (torch.rand(OBJECTS, 3) - 0.5) * torch.tensor([80.0, 80.0, 2.0])
+    others = torch.cat([torch.rand(OBJECTS, 3) + 1, torch.rand(OBJECTS, 3)], dim=-1)
+    targets = Targets(torch.randint(0, 10, (OBJECTS,)), torch.cat([centres, others], dim=-1))
+    return SceneBatch(
+        images=images, rig=ring_rig(CAMERAS, canvas), tokens=("noise",), targets=(targets,)
+    )
 
 
 def plain_petr(model: nn.Module) -> nn.Module:
-    """The same PETR with parts as the paper and the released code write them."""
+    """The same PETR with positions as the paper and the released code write them."""
     parts: Any = model
     model.set_submodule("rays", PointByPoint(parts.rays))
     model.set_submodule("cells", SinesByConvolution(parts.cells))
-    for number, layer in enumerate(parts.decoder):
-        weighed = WeighedAttention(layer.cross_attention)
-        model.set_submodule(f"decoder.{number}.cross_attention", weighed)
     return model
 
 
-def prepared(
-    system: SystemConfig, state: Mapping[str, Tensor], scene: SceneBatch, precision: str
-) -> Contender:
+def prepared(subject: Subject[SceneBatch], precision: str) -> Contender:
     """The system as ``tools/evaluate.py`` runs it."""
-    device = scene.images.device
-    predict = prepare_inference(trained(system, state, device), precision, device)
-    run = without_gradients(partial(predict, scene))
+    predict = prepare_inference(subject.model().eval(), precision, subject.device)
+    run = without_gradients(partial(predict, subject.batch))
     return Contender(precision, run, _last_layer, EXACT if precision == "float32" else ROUNDED)
 
 
@@ -205,40 +192,71 @@ def _last_layer(predictions: Predictions) -> Mapping[str, Tensor]:
     return {"logits": predictions.logits[-1], "codes": predictions.codes[-1]}
 
 
-def petr_duels(setup: Setup) -> Iterator[Duel]:
-    """PETR R50 c5 on a scene, from bytes to codes, against its parts as published."""
-    canvas, state = (512, 1408), random_state(PETR_C5)
-    scene = noise_scene(canvas, setup.device)
-    plain = plain_petr(trained(PETR_C5, state, setup.device))
-    yield Duel(
-        f"{CAMERAS}x{canvas[0]}x{canvas[1]}",
-        ours=tuple(prepared(PETR_C5, state, scene, kind) for kind in ("float32", "bfloat16")),
-        peers=(_plainly(plain, scene),),
+def inference_duel(
+    subject: Subject[SceneBatch], setting: str, form: Callable[[nn.Module], nn.Module]
+) -> Duel:
+    """From bytes to codes, against the model in its plain ``form`` on plain operators."""
+    plain = form(subject.model()).eval()
+    run = without_gradients(lambda: plain(subject.batch))
+    return Duel(
+        setting,
+        ours=tuple(prepared(subject, precision) for precision in ("float32", "bfloat16")),
+        peers=(Contender("plain float32", with_plain_operators(run, PLAIN_3D), _last_layer),),
     )
 
 
-def detr3d_duels(setup: Setup) -> Iterator[Duel]:
-    """DETR3D R101 on a scene of smaller images, from bytes to codes, against its definitions."""
-    canvas, state = (256, 704), random_state(DETR3DConfig())
-    scene = noise_scene(canvas, setup.device)
-    plain = trained(DETR3DConfig(), state, setup.device)
-    yield Duel(
-        f"{CAMERAS}x{canvas[0]}x{canvas[1]}",
+def step_duel(
+    subject: Subject[SceneBatch], setting: str, form: Callable[[nn.Module], nn.Module]
+) -> Duel:
+    """Forward, losses of all layers and gradients, against the model in its plain ``form``."""
+    plain = training_step(form(subject.model()), subject, "float32")
+    return Duel(
+        setting,
         ours=tuple(
-            prepared(DETR3DConfig(), state, scene, kind) for kind in ("float32", "bfloat16")
+            Contender(precision, our_step(subject, precision), dict, limit)
+            for precision, limit in STEP_LIMITS.items()
         ),
-        peers=(_plainly(plain, scene),),
+        peers=(Contender("plain float32", with_plain_operators(plain, PLAIN_3D), dict),),
     )
 
 
-def _plainly(model: nn.Module, scene: SceneBatch) -> Contender:
-    """The model on the definitions of all operators, in float32."""
-    run = with_plain_operators(without_gradients(lambda: model(scene)))
-    return Contender("plain float32", run, _last_layer)
+def scene_duels(
+    make: Callable[..., Duel],
+    system: PETRConfig | DETR3DConfig,
+    canvas: tuple[int, int],
+    form: Callable[[nn.Module], nn.Module],
+    setup: Setup,
+) -> Iterator[Duel]:
+    """One scene of six cameras; without dropout, else programs cannot be compared."""
+    subject = make_scene_subject(replace(system, dropout=0.0), canvas, setup.device)
+    yield make(subject, f"{CAMERAS}x{canvas[0]}x{canvas[1]}", form)
 
 
+def _unchanged(model: nn.Module) -> nn.Module:
+    return model
+
+
+SMALL = (256, 704)
 CASES = (
     Case("op.petr_pe", "PETR's position embedding of six cameras", position_duels),
-    Case("petr.infer", "PETR R50 c5, one scene of six cameras", petr_duels),
-    Case("detr3d.infer", "DETR3D R101, one scene of six small cameras", detr3d_duels),
+    Case(
+        "petr.infer",
+        "PETR R50 c5, one scene of six cameras",
+        partial(scene_duels, inference_duel, PETR_C5, (512, 1408), plain_petr),
+    ),
+    Case(
+        "petr.train",
+        "PETR R50 c5, forward, loss, backward, six small cameras",
+        partial(scene_duels, step_duel, PETR_C5, SMALL, plain_petr),
+    ),
+    Case(
+        "detr3d.infer",
+        "DETR3D R101, one scene of six small cameras",
+        partial(scene_duels, inference_duel, DETR3DConfig(), SMALL, _unchanged),
+    ),
+    Case(
+        "detr3d.train",
+        "DETR3D R101, forward, loss, backward, six small cameras",
+        partial(scene_duels, step_duel, DETR3DConfig(), SMALL, _unchanged),
+    ),
 )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest.mock import patch
 
-from detr2d import deformable
 from detr2d.benchmark.detection import (
     EXACT,
     ROUNDED,
@@ -18,10 +16,10 @@ from detr2d.benchmark.detection import (
 )
 from detr2d.benchmark.hugging_face import build_hugging_face_deformable
 from detr2d.benchmark.measure import Case, Contender, Duel, Setup
+from detr2d.benchmark.plain import GRID_SAMPLE, with_plain_operators
 from detr2d.benchmark.steps import STEP_LIMITS, hugging_face_steps, our_step, predictor
 from detr2d.benchmark.subjects import make_subject
 from detr2d.deformable import DeformableConfig
-from detr2d.ops.sampling_torch import sample_and_sum
 from detr2d.systems.deformable_detr import DeformableDETRConfig
 
 SIZE, IMAGES, OBJECTS = (640, 640), 2, 7
@@ -61,12 +59,7 @@ def inference_duels(setup: Setup) -> Iterator[Duel]:
 
 def with_grid_sample(run: Callable[[], Any]) -> Callable[[], Any]:
     """The program with the original's core in pure PyTorch instead of our operator."""
-
-    def program() -> Any:
-        with patch.object(deformable, "multi_scale_deformable_attention", sample_and_sum):
-            return run()
-
-    return program
+    return with_plain_operators(run, (GRID_SAMPLE,))
 
 
 def step_duels(setup: Setup) -> Iterator[Duel]:

@@ -74,11 +74,16 @@ def inference_duels(setup: Setup) -> Iterator[Duel]:
         )
 
 
-def our_detector(subject: DetectionSubject, precision: str, tolerance: float) -> Contender:
+def our_detector(
+    subject: DetectionSubject,
+    precision: str,
+    tolerance: float,
+    outputs: Callable[[Any], Mapping[str, Tensor]] | None = None,
+) -> Contender:
     """Our model as ``tools/evaluate.py`` and ``tools/predict.py`` run it."""
     predict = prepare_inference(subject.model(), precision, subject.device)
     run = without_gradients(lambda: predict(subject.batch))
-    return Contender(precision, run, last_layer, tolerance)
+    return Contender(precision, run, outputs or last_layer, tolerance)
 
 
 def last_layer(predictions: Predictions) -> Mapping[str, Tensor]:

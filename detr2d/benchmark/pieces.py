@@ -1,4 +1,4 @@
-"""Benchmark cases of single pieces of 2D detection: cross-attention, COCO evaluation."""
+"""Benchmark cases of single pieces of 2D detection: operators, COCO evaluation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,52 @@ from detr2d.benchmark.measure import Case, Contender, Duel, Setup
 from detr2d.benchmark.plain import with_plain_operators
 from detr2d.data.coco_files import read_coco
 from detr2d.evaluation.coco import ground_truth, official_figures, write_json
+from detr2d.ops.sampling import multi_scale_deformable_attention
+from detr2d.ops.sampling_torch import sample_and_sum
 
 KEYS = (4224, 6000, 12000, 16896)
 QUERIES, CHANNELS = 900, 256
+LEVELS = ((60, 80), (30, 40), (15, 20), (8, 10))  # of 480 x 640
+HEADS, POINTS = 8, 4
+
+
+def sampling_duels(setup: Setup) -> Iterator[Duel]:
+    """Multi-scale deformable attention of an encoder and a decoder layer, against grid_sample."""
+    tokens = sum(height * width for height, width in LEVELS)
+    for title, queries in (("encoder", tokens), ("decoder", 300)):
+        torch.manual_seed(0)
+        shape = (1, queries, HEADS, len(LEVELS), POINTS)
+        inputs = (
+            torch.randn(1, tokens, HEADS, CHANNELS // HEADS, device=setup.device),
+            torch.rand(*shape, 2, device=setup.device),
+            torch.rand(*shape, device=setup.device).flatten(3).softmax(-1).view(shape),
+        )
+
+        def forward(sample: Any, inputs: Any = inputs) -> Callable[[], Tensor]:
+            value, locations, weights = inputs
+            return without_gradients(lambda: sample(value, LEVELS, locations, weights))
+
+        def step(sample: Any, inputs: Any = inputs) -> Callable[[], tuple[Tensor, ...]]:
+            def run() -> tuple[Tensor, ...]:
+                leaves = value, locations, weights = [t.detach().requires_grad_() for t in inputs]
+                found = sample(value, LEVELS, locations, weights)
+                return found.detach(), *torch.autograd.grad(found.square().sum(), leaves)
+
+            return run
+
+        for way, program, outputs in (
+            ("forward", forward, _output),
+            ("forward + backward", step, _sampled),
+        ):
+            yield Duel(
+                f"{title}, {queries} queries, {tokens} tokens, {way}",
+                ours=(Contender("ours", program(multi_scale_deformable_attention), outputs),),
+                peers=(Contender("grid_sample", program(sample_and_sum), outputs),),
+            )
+
+
+def _sampled(tensors: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+    return dict(zip(("sums", "d value", "d locations", "d weights"), tensors, strict=True))
 
 
 def attention_duels(setup: Setup) -> Iterator[Duel]:
@@ -181,6 +224,7 @@ def noise_coco(
 
 
 CASES = (
+    Case("op.msda", "deformable attention of one image on four levels", sampling_duels),
     Case("op.xattn", "cross-attention of 900 queries", attention_duels),
     Case("op.dcnv2", "deformable convolution of one image", deformed_duels),
     Case("eval.coco", "official COCO box figures", coco_duels),

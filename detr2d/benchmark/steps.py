@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detr2d.benchmark.subjects import DetectionSubject
+from detr2d.benchmark.subjects import DetectionSubject, Subject
 from detr2d.inference import with_precision
 
 STEP_LIMITS = {"float32": 2e-3, "bfloat16": 0.1}
@@ -17,15 +17,20 @@ STEP_LIMITS = {"float32": 2e-3, "bfloat16": 0.1}
 Step = Callable[[], Mapping[str, Tensor]]
 
 
-def predictor(model: nn.Module, subject: DetectionSubject, precision: str) -> Callable[[], Any]:
+def predictor(model: nn.Module, subject: Subject[Any], precision: str) -> Callable[[], Any]:
     """The plain model on the subject's images, under autocast if asked."""
     predict = with_precision(model, precision, subject.device)
     return lambda: predict(subject.batch)
 
 
-def our_step(subject: DetectionSubject, precision: str) -> Step:
+def our_step(subject: Subject[Any], precision: str) -> Step:
     """Our training step as the engine does it, up to the optimizer."""
-    model = subject.model().train()
+    return training_step(subject.model(), subject, precision)
+
+
+def training_step(model: nn.Module, subject: Subject[Any], precision: str) -> Step:
+    """The same of a given model."""
+    model.train()
     predict = predictor(model, subject, precision)
     criterion = subject.system.build_criterion(subject.classes)
 
@@ -67,6 +72,7 @@ def hugging_face_steps(
 
 def gradient_step(model: nn.Module, loss: Callable[[], Tensor]) -> Mapping[str, Tensor]:
     """The loss, and the norm of the gradients of all trained weights."""
+    torch.manual_seed(0)  # every program draws the same denoising noise
     model.zero_grad(set_to_none=True)
     value = loss()
     value.backward()

@@ -6,7 +6,7 @@ import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,17 @@ from detr2d.checkpoints.rename import Table, rename
 from detr2d.config import SystemConfig
 from detr2d.structures import ImageBatch, Targets
 
+AnyBatch = TypeVar("AnyBatch")
 
-@dataclass(frozen=True)
-class DetectionSubject:
-    """A 2D system to measure, for our side and for peers.
 
-    ``state`` are the weights of the plain model by our names; ``images`` (B, 3, H, W) float32 are
-    those of ``batch`` normalised, which is what peers begin with (ours begins with the bytes).
-    """
+@dataclass(frozen=True, kw_only=True)
+class Subject(Generic[AnyBatch]):
+    """A system to measure: weights of the plain model by our names, and a batch with targets."""
 
     system: SystemConfig
     classes: tuple[str, ...]
     state: Mapping[str, Tensor]
-    batch: ImageBatch
-    images: Tensor
+    batch: AnyBatch
     device: torch.device
 
     def model(self) -> nn.Module:
@@ -37,6 +34,17 @@ class DetectionSubject:
         model = self.system.build(self.classes)
         model.load_state_dict(self.state)
         return model.to(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionSubject(Subject[ImageBatch]):
+    """A 2D system to measure, for our side and for peers.
+
+    ``images`` (B, 3, H, W) float32 are those of ``batch`` normalised, which is what peers begin
+    with (ours begins with the bytes).
+    """
+
+    images: Tensor
 
     def official_weight(self, name: str, table: Table | None = None) -> Tensor:
         """The weight of an official ``name``, for peers to fill themselves with.
@@ -65,7 +73,14 @@ def make_subject(
     model.to(device)
     normalized = model.get_submodule("normalize")(batch.images, batch.image_sizes)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    return DetectionSubject(system, classes, state, batch, normalized, device)
+    return DetectionSubject(
+        system=system,
+        classes=classes,
+        state=state,
+        batch=batch,
+        images=normalized,
+        device=device,
+    )
 
 
 def randomize_norms(model: nn.Module) -> None:

@@ -7,10 +7,20 @@ from dataclasses import replace
 import torch
 
 from det3d.benchmark.pieces import ring_rig
-from det3d.benchmark.systems import PETR_C5, PointByPoint, SinesByConvolution, plain_petr
+from det3d.benchmark.systems import (
+    PETR_C5,
+    PLAIN_3D,
+    PointByPoint,
+    SinesByConvolution,
+    make_scene_subject,
+    plain_petr,
+)
 from det3d.geometry import Region
 from det3d.ray_positions import Depths, RayPositions, RigSine, token_padding
+from det3d.systems.detr3d import DETR3DConfig
 from detr2d.backbones.resnet import ResNetConfig
+from detr2d.benchmark.plain import with_plain_operators
+from detr2d.benchmark.steps import our_step
 from tests.helpers.rigs import random_scene
 
 CANVAS, SIZE = (64, 112), (4, 7)
@@ -41,6 +51,18 @@ def test_a_plain_petr_predicts_the_same() -> None:
             torch.nn.init.normal_(parameter, std=0.2)
     with torch.no_grad():
         expected = model(scene)
-        found = plain_petr(model)(scene)
+        found = with_plain_operators(lambda: plain_petr(model)(scene), PLAIN_3D)()
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.codes, expected.codes, atol=1e-3, rtol=1e-4)
+
+
+def test_a_plain_detr3d_trains_the_same() -> None:
+    tiny = ResNetConfig(depth=10, widths=(8, 8, 16, 16), norm="frozen", deformable_stages=())
+    system = DETR3DConfig(
+        backbone=tiny, channels=32, num_queries=20, num_layers=2, hidden=32, dropout=0.0
+    )
+    subject = make_scene_subject(system, CANVAS, torch.device("cpu"))
+    step = our_step(subject, "float32")
+    found, expected = dict(step()), dict(with_plain_operators(step, PLAIN_3D)())
+    assert expected["gradient norm"] > 0
+    torch.testing.assert_close(found, expected, atol=0, rtol=1e-4)
