@@ -15,7 +15,7 @@ from detr2d.losses import heat_losses
 from detr2d.structures import ImageBatch, Targets
 
 LARGEST = 6.0  # cells: the longer side of the objects that belong to the finest level
-REACH = 1.5  # cells: how far from an object's centre its box is asked for
+REACH = (1.0, 1.5)  # cells: how far from a small and a large object's centre its box is asked for
 BELL = (0.6, 2.5)  # cells: narrowest and widest deviation of an object's heat
 LEAST = 0.01  # heat below this is none
 CLASS_WEIGHT, BOX_WEIGHT, GIOU_WEIGHT = 1.5, 0.2, 0.4
@@ -26,9 +26,10 @@ class DenseLoss:
 
     An object belongs to the level on which its longer side is at most ``LARGEST`` cells, as in FPN
     (Lin et al., CVPR 2017, eq. 1). Its heat is a bell of a third of its half sizes, 1 at the cell
-    of its centre. Its box is asked for in the middle half of the box, at most ``REACH`` cells from
-    the centre; where two objects claim a cell the smaller one has it. All sums are divided by
-    the number of objects, averaged over processes.
+    of its centre. Its box is asked for in the middle half of the box, but at least and at most so
+    many cells from the centre as ``REACH`` says: the best cell may be the one beside a small
+    object's. Where two objects claim a cell the smaller one has it. All sums are divided by the
+    number of objects, averaged over processes.
     """
 
     def __call__(
@@ -105,7 +106,7 @@ def bells(boxes: Tensor, image: Tensor, cells: Cells, token: Tensor) -> tuple[Te
     half = 0.5 * boxes[:, None, 2:] / size
     bell = torch.exp(-0.5 * (away / (half / 3).clamp(*BELL)).square().sum(-1))
     bell = bell.scatter(1, away.square().sum(-1).argmin(-1, keepdim=True), 1.0)
-    inside = (away <= (0.5 * half).clamp(0.5, REACH)).all(-1)
+    inside = (away <= (0.5 * half).clamp(*REACH)).all(-1)
     return bell * valid, inside & valid
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,6 +87,20 @@ def our_detector(
     return Contender(precision, run, outputs or last_layer, tolerance)
 
 
+def compiled_duels(setup: Setup) -> Iterator[Duel]:
+    """``train.compiled`` against the same prepared model; compiling is not timed."""
+    subject = make_subject(DETRConfig(), SIZES[0], images=1, objects=0, device=setup.device)
+    for precision, tolerance in (("float32", EXACT), ("bfloat16", ROUNDED)):
+        model = subject.model()
+        predict = prepare_inference(model, precision, subject.device, compiled=True)
+        program = without_gradients(partial(predict, subject.batch))
+        yield Duel(
+            f"1x{SIZES[0][0]}x{SIZES[0][1]}",
+            ours=(Contender(f"{precision}, compiled", program, last_layer, tolerance),),
+            peers=(our_detector(subject, precision, tolerance),),
+        )
+
+
 def last_layer(predictions: Predictions) -> Mapping[str, Tensor]:
     """Logits (B, Q, K + 1) and boxes (B, Q, 4) of the last layer."""
     return {"logits": predictions.logits[-1], "boxes": predictions.codes[-1]}
@@ -122,4 +137,5 @@ def without_gradients(run: Callable[[], Any]) -> Callable[[], Any]:
 CASES = (
     Case("trunk.r50.fwd", "ResNet-50 with frozen norms, forward", trunk_duels),
     Case("detr.infer", "DETR-R50, one image", inference_duels),
+    Case("compiled.detr", "DETR-R50 by train.compiled, which needs a compiler", compiled_duels),
 )

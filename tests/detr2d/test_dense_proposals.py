@@ -107,12 +107,19 @@ def test_heat_is_one_at_the_centre_and_falls_with_the_distance() -> None:
     torch.testing.assert_close(boxes, true.boxes.expand(9, -1))
 
 
+def test_cells_next_to_a_small_objects_centre_know_its_box_too() -> None:
+    cells = token_cells(memory())
+    true = target([8.9 / 16, 8.2 / 16, 0.5 / 16, 0.5 / 16])
+    _, _, (_, asked) = paint(cells, [true], 3)
+    assert asked.tolist() == [row * 16 + column for row in (7, 8) for column in (8, 9)]
+
+
 def test_the_smaller_of_two_objects_has_the_cells_that_both_claim() -> None:
     cells = token_cells(memory())
     true = target([0.53, 0.53, 0.3, 0.3], [0.53, 0.53, 0.1, 0.1])
     _, boxes, (_, asked) = paint(cells, [true], 3)
     sizes = dict(zip(asked.tolist(), boxes[:, 2].tolist(), strict=True))
-    assert sizes[8 * 16 + 8] == pytest.approx(0.1) and sizes[7 * 16 + 7] == pytest.approx(0.3)
+    assert sizes[8 * 16 + 8] == pytest.approx(0.1) and sizes[9 * 16 + 9] == pytest.approx(0.3)
 
 
 def test_loss_of_the_right_answers_is_small_and_falls_by_training() -> None:
