@@ -7,14 +7,14 @@ import torch
 
 from detr2d.ops.sampling import multi_scale_deformable_attention
 from detr2d.ops.sampling_torch import sample_and_sum
-from tests.helpers.interpreter import HALVES, check_close, check_interpreted, compiles
+from tests.helpers.interpreter import DTYPES, check_close, check_interpreted, compiles
 
 sampling_triton = pytest.importorskip("detr2d.ops.sampling_triton", reason="needs Triton")
 
 
 def interpreted_kernels_agree_with_the_definition() -> None:
     shapes, sizes = ((5, 7), (2, 3)), [5, 7, 2, 3]
-    for dtype, close in HALVES:
+    for dtype, close in DTYPES:
         value = torch.randn(2, 41, 2, 6).to(dtype).requires_grad_()
         locations = (torch.rand(2, 3, 2, 2, 2, 2) * 1.6 - 0.3).requires_grad_()
         with torch.no_grad():
