@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from detr2d import linear
 from detr2d.backbones import deformable_conv, residual, resnet, vovnet
 from detr2d.backbones.batch_norm import convolve_then_norm
-from detr2d.backbones.deformable_conv import deform_plain
+from detr2d.ops.deformable_convolution_torch import deform_plain
 
 PLAIN: tuple[tuple[Any, str, Any], ...] = (
     (linear, "linear", F.linear),
