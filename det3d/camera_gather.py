@@ -2,7 +2,8 @@
 
 Both compute, for every query and head, the sum over cameras, levels and points of a weight times
 the bilinear feature at a pixel. A point that a camera does not see has weight zero, and five of six
-cameras do not see a given point: the twin touches only the pairs that count.
+cameras do not see a given point: the twin touches only the pairs that count. So do the kernels of
+``det3d.camera_gather_triton``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from torch import Tensor
 
 from det3d.cameras import CameraRig
 from detr2d.constants import constant
-from detr2d.structures import Batch, at_least_float32
+from detr2d.ops.triton_devices import HAS_TRITON, triton_serves
+from detr2d.structures import Batch, at_least_float32, check_shape
+
+if HAS_TRITON:
+    from det3d.camera_gather_triton import gather_pairs
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,13 @@ def gather(features: CameraFeatures, pixels: Tensor, weights: Tensor, visible: T
     """Sum the features that each query sees: (B, Q, C).
 
     pixels (B, V, Q, heads, P, 2) on the canvas; weights (B, V, Q, heads, levels, P); visible
-    (B, V, Q, heads, P) bool. Head h reads the h-th of equal groups of channels.
+    (B, V, Q, heads, P) bool. Head h reads the h-th of equal groups of channels. What is not
+    visible has gradient zero. Raises ValueError if shapes do not fit.
     """
+    _check(features, pixels, weights, visible)
+    if triton_serves(features.table, pixels):
+        sizes = [side for size in features.level_sizes for side in size]
+        return gather_pairs(features.table, sizes, features.canvas, pixels, weights, visible)
     if pixels.device.type == "cpu":
         return gather_visible(features, pixels, weights, visible)
     return gather_all(features, pixels, weights, visible)
@@ -115,6 +125,19 @@ def gather_visible(
         include_last_offset=True,
     )
     return summed.view(num_scenes, num_queries, -1)
+
+
+def _check(features: CameraFeatures, pixels: Tensor, weights: Tensor, visible: Tensor) -> None:
+    num_scenes, num_cameras = features.rig.present.shape
+    cells = sum(height * width for height, width in features.level_sizes)
+    sizes = {"B": num_scenes, "V": num_cameras, "levels": len(features.level_sizes)}
+    check_shape("pixels", pixels, "B V Q heads P 2", sizes)
+    check_shape("weights", weights, "B V Q heads levels P", sizes)
+    check_shape("visible", visible, "B V Q heads P", sizes)
+    rows = {"R": num_scenes * num_cameras * cells}
+    check_shape("table", features.table, "R C", rows)
+    if rows["C"] % sizes["heads"]:
+        raise ValueError(f"{sizes['heads']} heads cannot share {rows['C']} channels equally")
 
 
 def _bilinear(pixel: Tensor, features: CameraFeatures) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from det3d.camera_gather import camera_features, gather_all, gather_visible
+from det3d.camera_gather import camera_features, gather, gather_all
 from det3d.cameras import CameraRig
 from det3d.data.nuscenes_index import (
     ARRAYS,
@@ -84,7 +84,7 @@ def sampling_duels(setup: Setup) -> Iterator[Duel]:
     for title, backward in (("forward", False), ("forward + backward", True)):
         yield Duel(
             f"900 queries, 6 x 4 maps of 928x1600, {title}",
-            ours=(Contender("visible pairs", program(gather_visible, backward=backward), dict),),
+            ours=(Contender("visible pairs", program(gather, backward=backward), dict),),
             peers=(Contender("grid_sample, all", program(gather_all, backward=backward), dict),),
         )
 

@@ -1,10 +1,9 @@
-"""Deformable convolution with modulation (DCNv2); on CUDA, torchvision's kernel."""
+"""Deformable convolution with modulation (DCNv2)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from detr2d.ops.deformable_convolution import convolve_deformed
 from detr2d.structures import at_least_float32
@@ -66,15 +65,4 @@ def deform(features: Tensor, moves: Tensor, kernel: Tensor, stride: int) -> Tens
     """
     offsets, weights = at_least_float32(moves).split((18, 9), dim=1)
     with torch.autocast(features.device.type, enabled=False):
-        if features.device.type == "cpu":
-            return convolve_deformed(features, offsets, weights.sigmoid(), kernel, stride)
-        return deform_plain(features, offsets, weights.sigmoid(), kernel, stride)
-
-
-def deform_plain(
-    features: Tensor, offsets: Tensor, weights: Tensor, kernel: Tensor, stride: int
-) -> Tensor:
-    """The definition: torchvision's kernel, which knows no bfloat16."""
-    exact, matrix = at_least_float32(features), at_least_float32(kernel)
-    found = deform_conv2d(exact, offsets, matrix, stride=stride, padding=1, mask=weights)
-    return found.to(features.dtype)
+        return convolve_deformed(features, offsets, weights.sigmoid(), kernel, stride)

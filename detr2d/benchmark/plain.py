@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detr2d import deformable, images, linear
 from detr2d.backbones import deformable_conv, residual, resnet, vovnet
 from detr2d.backbones.batch_norm import convolve_then_norm
-from detr2d.backbones.deformable_conv import deform_plain
+from detr2d.ops.deformable_convolution_torch import deform_plain
 from detr2d.ops.sampling_torch import sample_and_sum
 
 Exchange = tuple[Any, str, Any]

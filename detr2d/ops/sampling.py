@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
-import torch
 from torch import Tensor
 
 from detr2d.ops.sampling_cpu import deformable_sampling
 from detr2d.ops.sampling_torch import sample_and_sum
+from detr2d.ops.triton_devices import HAS_TRITON, triton_serves
 from detr2d.structures import check_shape
 
-FAST_DEVICES = {"cpu"}
-if torch.cuda.is_available() and find_spec("triton") is not None:
+if HAS_TRITON:
     from detr2d.ops import sampling_triton
 
     sampling_triton.register()
-    FAST_DEVICES.add("cuda")
 
 
 def multi_scale_deformable_attention(
@@ -40,8 +37,7 @@ def multi_scale_deformable_attention(
     if shapes do not fit.
     """
     _check(value, spatial_shapes, sampling_locations, attention_weights)
-    device = value.device.type
-    if device in FAST_DEVICES and (device == "cpu" or value.dtype != torch.float64):
+    if value.device.type == "cpu" or triton_serves(value):
         sizes = [side for shape in spatial_shapes for side in shape]
         return deformable_sampling(value, sizes, sampling_locations, attention_weights)
     return sample_and_sum(value, spatial_shapes, sampling_locations, attention_weights)

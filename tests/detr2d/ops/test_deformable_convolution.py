@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from detr2d.backbones.deformable_conv import deform_plain
-from detr2d.ops import deformable_convolution
+from detr2d.ops import deformable_convolution_cpu
 from detr2d.ops.deformable_convolution import convolve_deformed
+from detr2d.ops.deformable_convolution_torch import deform_plain
 
 
 def inputs(stride: int = 1, spread: float = 3.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -24,7 +24,7 @@ def inputs(stride: int = 1, spread: float = 3.0) -> tuple[Tensor, Tensor, Tensor
 def test_it_is_its_definition_forward_and_backward(
     stride: int, spread: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deformable_convolution, "CHUNK", 20)  # several, the last one not full
+    monkeypatch.setattr(deformable_convolution_cpu, "CHUNK", 20)  # several, the last one not full
     leaves = [tensor.requires_grad_() for tensor in inputs(stride, spread)]
     found, expected = convolve_deformed(*leaves, stride), deform_plain(*leaves, stride)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)

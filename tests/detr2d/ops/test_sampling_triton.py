@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from detr2d.ops.sampling import multi_scale_deformable_attention
 from detr2d.ops.sampling_torch import sample_and_sum
+from tests.helpers.interpreter import DTYPES, check_close, check_interpreted, compiles
 
-pytest.importorskip("triton", reason="Triton is not installed")
+sampling_triton = pytest.importorskip("detr2d.ops.sampling_triton", reason="needs Triton")
 
-PROGRAM = """
-import torch
-from detr2d.ops.sampling_torch import sample_and_sum
-from detr2d.ops.sampling_triton import backward, forward
 
-torch.manual_seed(0)
-torch.set_num_threads(1)
-shapes, sizes = ((5, 7), (2, 3)), [5, 7, 2, 3]
-for dtype, close in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)):
-    value = torch.randn(2, 41, 2, 6).to(dtype).requires_grad_()
-    locations = (torch.rand(2, 3, 2, 2, 2, 2) * 1.6 - 0.3).requires_grad_()
-    with torch.no_grad():
-        locations[0, 0, 0, 0, 0] = torch.tensor([-30.0, 1e6])
-    weights = torch.rand(2, 3, 2, 2, 2).requires_grad_()
-    defined = sample_and_sum(value, shapes, locations, weights)
-    upstream = torch.randn_like(defined)
-    expected = torch.autograd.grad(defined, (value, locations, weights), upstream)
-    tensors = value.detach(), sizes, locations.detach(), weights.detach()
-    found = forward(*tensors)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, defined.detach(), atol=close, rtol=close)
-    for ours, theirs in zip(backward(upstream, *tensors), expected, strict=True):
-        assert ours.dtype == theirs.dtype
-        torch.testing.assert_close(ours, theirs, atol=10 * close, rtol=close)
-print("agrees")
-"""
+def interpreted_kernels_agree_with_the_definition() -> None:
+    shapes, sizes = ((5, 7), (2, 3)), [5, 7, 2, 3]
+    for dtype, close in DTYPES:
+        value = torch.randn(2, 41, 2, 6).to(dtype).requires_grad_()
+        locations = (torch.rand(2, 3, 2, 2, 2, 2) * 1.6 - 0.3).requires_grad_()
+        with torch.no_grad():
+            locations[0, 0, 0, 0, 0] = torch.tensor([-30.0, 1e6])
+        weights = torch.rand(2, 3, 2, 2, 2).requires_grad_()
+        defined = sample_and_sum(value, shapes, locations, weights)
+        upstream = torch.randn_like(defined)
+        expected = torch.autograd.grad(defined, (value, locations, weights), upstream)
+        tensors = value.detach(), sizes, locations.detach(), weights.detach()
+        check_close(sampling_triton.forward(*tensors), defined.detach(), close)
+        check_close(sampling_triton.backward(upstream, *tensors), expected, close)
 
 
 def test_kernels_agree_with_the_definition_in_the_interpreter() -> None:
-    """In a process of its own: the interpreter is chosen when Triton is imported."""
-    root = Path(__file__).resolve().parents[3]
-    settings = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
-    found = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=settings, capture_output=True, text=True, check=False
-    )
-    assert found.stdout == "agrees\n", found.stderr[-2000:]
+    check_interpreted(__name__)
+
+
+@pytest.mark.parametrize("kernel", ["_forward", "_backward"])
+def test_kernels_compile_for_a_gpu(kernel: str) -> None:
+    words = "gradient sums locations weights to_value to_locations to_weights"
+    pointers = dict.fromkeys(words.split(), "fp32") | {
+        "value": "bf16", "sizes": "i32", "starts": "i32",
+    }  # fmt: skip
+    sizes = {"num_levels": 4, "num_points": 4, "block_queries": 16, "block_channels": 32}
+    assert compiles(getattr(sampling_triton, kernel), pointers, **sizes)
 
 
 @pytest.mark.gpu
